@@ -1,0 +1,39 @@
+# `make repro` and `make test` do all the set-up themselves, and are safe to repeat.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# a build without a terminal should not page, colour or phone home
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: repro test test-slow lint format bench-pipeline clean
+
+repro: $(READY)  ## build every engine of params.yaml and print what they are worth
+	dvc repro --keep-going
+	dvc metrics show
+
+test: $(READY)  ## the test suite, at most eight minutes on two cores
+	python -m pytest -m "not slow" $(PYTEST)
+
+test-slow: $(READY)  ## kills, mutations, whole pipelines
+	python -m pytest -m slow $(PYTEST)
+
+lint: $(READY)
+	ruff check .
+	ruff format --check .
+	lint-imports
+
+format: $(READY)
+	ruff check --fix .
+	ruff format .
+
+bench-pipeline: $(READY)  ## a cold `dvc repro` of one engine beside one plain script that does the same
+	python -m benchmarks.pipeline
+
+$(READY): pyproject.toml requirements.lock
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[dev,hf]"
+	touch $@
+
+clean:  ## everything that was built, but not DVC's cache
+	rm -rf build

@@ -1,0 +1,225 @@
+"""Every path of the pipeline, and the writes: whole or not at all, and the same bytes for the same content."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qntz.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BUILD = Path("build")
+CAPTURED_MODULE = "model.ts"  # in the folder captured/
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class ModelPaths:
+    """Where the artifacts of one model lie, under the project's root."""
+
+    root: Path
+    model: str
+
+    @property
+    def folder(self) -> Path:
+        return self.root / BUILD / "models" / self.model
+
+    def __getattr__(self, name: str) -> Path:
+        if name in _MODEL_FILES:
+            return self.folder / _MODEL_FILES[name]
+        raise AttributeError(name)
+
+    @property
+    def report(self) -> Path:
+        return self.root / BUILD / "reports" / f"{self.model}.html"
+
+    @property
+    def plots(self) -> Path:
+        return self.root / BUILD / "reports" / f"{self.model}.csv"
+
+    def engine(self, engine: str) -> EnginePaths:
+        return EnginePaths(self, engine)
+
+
+@dataclass(frozen=True)
+class EnginePaths:
+    """Where the artifacts of one engine lie; `of` are the paths of its model."""
+
+    of: ModelPaths
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.of.folder / "engines" / self.name
+
+    def __getattr__(self, name: str) -> Path:
+        if name in _ENGINE_FILES:
+            return self.folder / _ENGINE_FILES[name]
+        raise AttributeError(name)
+
+
+_MODEL_FILES = {
+    "check_json": "check.json",
+    "check_sarif": "check.sarif",
+    "verdict": "verdict.json",
+    "captured": "captured",
+    "probes": "probes.npz",
+    "golden": "golden.npz",
+    "reference": "reference.npz",
+    "torchscript_json": "torchscript.json",
+    "onnx": "model.onnx",
+    "export_json": "export.json",
+    "sources": "sources.json",
+    "simplified": "simplified.onnx",
+    "simplify_json": "simplify.json",
+    "histograms": "histograms.npz",
+}
+_ENGINE_FILES = {
+    "quantized": "quantized.onnx",
+    "ranges": "ranges.json",
+    "calibration_cache": "calibration.cache",
+    "quantize_json": "quantize.json",
+    "plan": "model.engine",
+    "engine_json": "engine.json",
+    "metrics": "metrics.json",
+    "probe_figures": "probes.csv",
+    "layer_figures": "layers.csv",
+}
+
+
+def composed_path(root: Path, kind: str, name: str) -> Path:
+    """The composed configuration of an entry; kind is "models" or "engines"."""
+    return root / BUILD / "config" / kind / f"{name}.yaml"
+
+
+_UNWRITABLE = {
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR")
+}
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; when the block ends well it takes the place of `path`, else it is removed.
+
+    Raises:
+        ArtifactError: there is no space or no permission; what was at `path` before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in _UNWRITABLE:
+            raise ArtifactError(
+                "cannot be written",
+                where=str(path),
+                why=os.strerror(error.errno),
+                do="Free space or give permission, and run again; nothing that was there is lost.",
+            ) from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a whole file; raises ArtifactError as `replacing` does."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text with "\\n" line ends."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes JSON with sorted keys; raises ValueError for NaN and infinity, which JSON has not."""
+    write_text(path, json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; raises ArtifactError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
+    except ValueError as error:
+        raise ArtifactError("is damaged", where=str(path), why=str(error), do="Remove it and run `dvc repro`.") from None
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """An .npz archive of the arrays in the order of their names, with no time in it."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(arrays):
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy", date_time=EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = 0o644 << 16
+            info.create_system = 3
+            archive.writestr(info, member.getvalue(), compresslevel=1)
+    return buffer.getvalue()
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes `npz_bytes` of the arrays."""
+    write_bytes(path, npz_bytes(arrays))
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Reads an .npz archive without pickles; raises ArtifactError where it is missing or damaged."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise ArtifactError("is no .npz archive of plain arrays", where=str(path), why=str(error)) from None
+
+
+def write_runs(path: Path, runs: list[dict[str, np.ndarray]]) -> None:
+    """Writes inputs or outputs of several probes, with keys "<probe>/<name>"; the order of names is kept."""
+    write_npz(path, {f"{i:03}/{j:02}/{name}": run[name] for i, run in enumerate(runs) for j, name in enumerate(run)})
+
+
+def read_runs(path: Path) -> list[dict[str, np.ndarray]]:
+    """Reads what `write_runs` wrote."""
+    runs: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in sorted(read_npz(path).items()):
+        probe, _, name = key.split("/", 2)
+        runs.setdefault(probe, {})[name] = array
+    return [runs[probe] for probe in sorted(runs)]
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    import hashlib
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
+    import hashlib
+
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

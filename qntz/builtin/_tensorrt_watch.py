@@ -1,0 +1,102 @@
+"""What listens to TensorRT: a logger that keeps what it is told, and a monitor that drives a `Progress`.
+
+Both derive from TensorRT's own classes, which are known only when the module is imported: hence the functions around
+them.
+"""
+
+from __future__ import annotations
+
+import re
+from types import ModuleType
+from typing import Any
+
+from qntz.errors import BackendError
+from qntz.records import Progress
+
+ERRORS = ("INTERNAL_ERROR", "ERROR")
+KEPT = 50  # messages; the last ones tell why a build failed
+_PLACE = re.compile(r"\s*In \S+ at \S+:\d+")
+_NO_DRIVER = re.compile(r"cudaError 35\b|CUDA initialization failure with error: (35|100)\b")
+
+
+def make_logger(trt: ModuleType, *, drop_driver_noise: bool) -> Any:
+    """A `trt.ILogger` that prints nothing and collects warnings and errors.
+
+    Args:
+        drop_driver_noise: leaves out what TensorRT-RTX says about a missing driver while it builds without one. Its
+            API errors drag such a line along, and a user would blame the driver.
+
+    Returns:
+        The logger, with `errors() -> list[str]` and `warnings() -> list[str]`, the newest last, each said once.
+    """
+
+    class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._kept: list[tuple[str, str]] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity.name not in (*ERRORS, "WARNING") or (drop_driver_noise and _NO_DRIVER.search(msg)):
+                return
+            line = (severity.name, " ".join(_PLACE.sub("", msg).split()))
+            if line not in self._kept:
+                self._kept = [*self._kept, line][-KEPT:]
+
+        def errors(self) -> list[str]:
+            return [text for severity, text in self._kept if severity in ERRORS]
+
+        def warnings(self) -> list[str]:
+            return [text for severity, text in self._kept if severity not in ERRORS]
+
+    return Logger()
+
+
+def last_errors(logger: Any, most: int = 3) -> str:
+    """The last error lines that a logger of `make_logger` got, as one text."""
+    lines = logger.errors()[-most:]
+    return "; ".join(line.rstrip(".") for line in lines) if lines else "TensorRT gives no reason"
+
+
+def make_monitor(trt: ModuleType, progress: Progress) -> Any:
+    """A `trt.IProgressMonitor` that reports every phase, nested ones too, to `progress`.
+
+    Returns:
+        The monitor. Its `stop()` ends the build at its next step. After the build call its `finish()`: it raises what
+        `progress` raised, or BackendError where the build was asked to stop.
+    """
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._totals: dict[str, int] = {}
+            self._raised: BaseException | None = None
+            self._stopped = False
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._totals[phase_name] = num_steps
+            self._report(phase_name, 0)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return self._report(phase_name, step + 1)
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._report(phase_name, self._totals[phase_name])
+
+        def _report(self, phase: str, done: int) -> bool:
+            if not self._stopped:
+                try:
+                    self._stopped = not progress.step(phase, done, self._totals[phase])
+                except BaseException as error:  # TensorRT would swallow it: stop the build, and let `finish` raise it
+                    self._raised, self._stopped = error, True
+            return not self._stopped
+
+        def stop(self) -> None:
+            self._stopped = True
+
+        def finish(self) -> None:
+            if self._raised is not None:
+                raise self._raised
+            if self._stopped:
+                raise BackendError("the build was stopped", why="its progress asked for it")
+
+    return Monitor()

@@ -1,0 +1,91 @@
+"""The backend `onnxruntime`: the engine is the ONNX graph itself. It runs anywhere, on the CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from qntz import ort
+from qntz.config import EngineConfig
+from qntz.errors import BackendError, ExportError
+from qntz.hookspecs import hookimpl
+from qntz.records import Arrays, Backend, Built, Progress, Runner, TensorSpec
+
+LACKING = ("compute_capabilities", "workspace_bytes", "optimization_level")
+PHASE = "open a session"
+DTYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's other names are NumPy's
+
+
+class SessionRunner:
+    """An ONNX Runtime session as a `qntz.records.Runner`."""
+
+    def __init__(self, model: Path):
+        """Opens the session; raises BackendError where ONNX Runtime refuses the graph."""
+        try:
+            self.session = ort.session(model)
+        except ExportError as error:
+            raise BackendError(error.what, where=error.where, why=error.why) from error
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """One run, as `qntz.ort.run`."""
+        return ort.run(self.session, inputs)
+
+
+class OnnxRuntimeBackend:
+    """A `qntz.records.Backend` whose plan is the ONNX file's bytes."""
+
+    name = "onnxruntime"
+
+    def version(self) -> str:
+        import onnxruntime
+
+        return str(onnxruntime.__version__)
+
+    def refusal(self, config: EngineConfig, precision: str) -> BackendError | None:
+        """Refuses the options that only the TensorRT backends have."""
+        for option in LACKING:
+            if getattr(config, option) not in (None, []):
+                have = "tensorrt_rtx has" if option == "compute_capabilities" else "tensorrt_rtx and tensorrt have"
+                return BackendError(
+                    f"onnxruntime has no {option}",
+                    where=f"engine.{option}",
+                    why=f"{have} this option",
+                    do="Remove it, or choose another engine.backend.",
+                )
+        return None
+
+    def why_not_run(self, config: EngineConfig) -> str | None:
+        return None
+
+    def build(self, onnx_path: Path, inputs: Sequence[TensorSpec], config: EngineConfig, progress: Progress) -> Built:
+        """The graph, once a session has opened on it; raises BackendError where none does."""
+        started = time.perf_counter()
+        if not progress.step(PHASE, 0, 1):
+            raise BackendError("the build was stopped", why="its progress asked for it")
+        session = SessionRunner(onnx_path).session
+        progress.step(PHASE, 1, 1)
+        taken = {argument.name for argument in session.get_inputs()}
+        return Built(
+            plan=onnx_path.read_bytes(),
+            version=self.version(),
+            target="any CPU",
+            seconds=time.perf_counter() - started,
+            inputs=tuple(spec for spec in inputs if spec.name in taken),
+            outputs=tuple(_spec(argument.name, argument.type, argument.shape) for argument in session.get_outputs()),
+        )
+
+    def load(self, plan: Path, config: EngineConfig) -> Runner:
+        return SessionRunner(plan)
+
+
+def _spec(name: str, kind: str, sizes: Sequence[int | str | None]) -> TensorSpec:
+    """kind: "tensor(float)"; a size that is no number is dynamic."""
+    element = kind.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(size if isinstance(size, int) else -1 for size in sizes)
+    return TensorSpec(name, DTYPES.get(element, element), shape, shape, shape)
+
+
+@hookimpl
+def qntz_backends() -> Iterable[Backend]:
+    yield OnnxRuntimeBackend()

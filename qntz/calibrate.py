@@ -1,0 +1,163 @@
+"""One pass over calibration data that collects a histogram of every activation that quantization may need.
+
+The histograms serve every threshold method, so that another method needs no second pass.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qntz import ort
+from qntz.errors import DataError, QntzError, one_line
+from qntz.histograms import BINS, Histogram, histogram_of
+from qntz.quantizable import candidates, load_model
+from qntz.records import Arrays, Progress
+
+if TYPE_CHECKING:
+    import onnx
+
+PHASE = "calibrate"
+
+
+def quantizable_tensors(model: onnx.ModelProto) -> list[str]:
+    """The float32 activations that a Conv, ConvTranspose, Gemm or MatMul of the top-level graph reads, in order."""
+    return list(dict.fromkeys(tensor for candidate in candidates(model) for tensor in candidate.activations))
+
+
+def collect(
+    model: Path,
+    batches: Iterable[Arrays],
+    *,
+    workers: int = 0,
+    stride: int = 1,
+    progress: Progress | None = None,
+    total: int | None = None,
+    split: bool = True,
+) -> dict[str, Histogram]:
+    """Runs the model on all batches and counts what its quantizable tensors hold.
+
+    ONNX Runtime's kernels round differently by the size of the batch (a product with one row, a sum over one sample).
+    So every sample is run by itself, which makes the result independent of batch size, order and number of workers;
+    the workers run different batches at a time, each on one core.
+
+    Args:
+        model: the simplified ONNX file.
+        batches: inputs by name, samples along the first axis of each.
+        workers: threads; 0 for one a core. stride: every stride-th element of a sample's tensor is counted; minimum
+            and maximum are exact. Even strides alias with the memory layout.
+        progress: told of each finished batch, of `total`.
+        split: False runs whole batches: for a model whose first dimension does not take 1.
+
+    Returns:
+        Histograms by tensor name, sorted; a tensor that never held an element is absent.
+
+    Raises:
+        DataError: no batches at all, or an activation held NaN or infinity (the tensor and the batch are named).
+        ArtifactError: there is no such model. ExportError: ONNX Runtime refuses the model or a batch.
+        QntzError: `progress` asked to stop.
+    """
+    tally = _Tally(model, stride, split)
+    workers = workers or os.cpu_count() or 1
+    done = 0
+    pending: deque[Future[None]] = deque()
+
+    def finish_oldest() -> None:
+        nonlocal done
+        pending.popleft().result()  # in the order of the batches, so that the first bad one is the one reported
+        done += 1
+        if progress is not None and not progress.step(PHASE, done, total or 0):
+            raise QntzError("stopped on request", where=PHASE)
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for index, batch in enumerate(batches):
+                pending.append(pool.submit(tally.add, index, batch))
+                if len(pending) > 2 * workers:  # bounded: batches must not pile up in memory
+                    finish_oldest()
+            while pending:
+                finish_oldest()
+        finally:
+            for future in pending:
+                future.cancel()
+    if done == 0:
+        raise DataError("no calibration batches", where=str(model), do="Point model.data.calibrate at data.")
+    return tally.histograms()
+
+
+class _Tally:
+    """A session of the tapped model, and the counts so far; `add` may be called by several threads at once."""
+
+    def __init__(self, path: Path, stride: int, split: bool) -> None:
+        import onnx
+
+        model = load_model(path)
+        self.stride = stride
+        self.tensors = quantizable_tensors(model)
+        fed = {value.name for value in model.graph.input}
+        self.taps = [name for name in self.tensors if name not in fed]
+        # As graph outputs they keep their names and values through every optimisation.
+        present = {value.name for value in model.graph.output}
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.taps if name not in present)
+        self.session = ort.session(model.SerializeToString(), threads=1)
+        # A fixed first dimension above 1 is the model's own batch size, which cannot be split.
+        self.split = split and all(
+            not isinstance(size, int) or size == 1 for a in self.session.get_inputs() for size in a.shape[:1]
+        )
+        self.known = {argument.name for argument in self.session.get_inputs()}
+        self.counts = {name: np.zeros(BINS, dtype=np.int64) for name in self.tensors}
+        self.ranges: dict[str, tuple[float, float]] = {}
+        self.lock = threading.Lock()
+
+    def add(self, index: int, batch: Arrays) -> None:
+        for sample in _samples(batch) if self.split else (batch,):
+            values = dict(sample)
+            if self.taps:
+                feed = {name: array for name, array in sample.items() if name in self.known}
+                values.update(zip(self.taps, _outputs(self.session, self.taps, feed, index), strict=True))
+            for name in self.tensors:
+                if name not in values:
+                    raise DataError(f"no input {name!r}", where=f"calibration batch {index}")
+                if values[name].size:
+                    self._count(name, values[name], index)
+
+    def _count(self, name: str, values: np.ndarray, index: int) -> None:
+        seen = histogram_of(values, self.stride)
+        if not (np.isfinite(seen.minimum) and np.isfinite(seen.maximum)):
+            kind = "NaN" if np.isnan(values).any() else "infinity"
+            raise DataError(
+                f"activation {name!r} holds {kind}",
+                where=f"calibration batch {index}",
+                do="Find the operator that makes it; int8 has neither.",
+            )
+        with self.lock:
+            self.counts[name] += seen.counts
+            low, high = self.ranges.get(name, (np.inf, -np.inf))
+            self.ranges[name] = (min(low, seen.minimum), max(high, seen.maximum))
+
+    def histograms(self) -> dict[str, Histogram]:
+        return {name: Histogram(self.counts[name], *self.ranges[name]) for name in sorted(self.ranges)}
+
+
+def _samples(batch: Arrays) -> Iterator[Arrays]:
+    """The samples of a batch, each with a first axis of 1; arrays without axes are the same for all."""
+    count = max((len(array) for array in batch.values() if array.ndim), default=1)
+    for i in range(count):
+        yield {name: array[i : i + 1] if array.ndim else array for name, array in batch.items()}
+
+
+def _outputs(session: Any, names: Sequence[str], feed: Arrays, index: int) -> list[np.ndarray]:
+    try:
+        return session.run(list(names), feed)
+    except Exception as error:
+        shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in feed.items())
+        raise DataError(
+            "ONNX Runtime cannot run the graph", where=f"calibration batch {index} ({shapes})", why=one_line(error)
+        ) from error

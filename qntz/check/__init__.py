@@ -1,0 +1,21 @@
+"""The rule check: what stands in the way of capturing a model, with its line, its evidence and its mend."""
+
+from qntz.check.model import check_model
+from qntz.check.render import render
+from qntz.check.report import CheckReport, as_json, summary_line, verdict
+from qntz.check.sarif import as_sarif
+from qntz.check.subject import Leak, Observations, Seen, Subject
+
+__all__ = [
+    "CheckReport",
+    "Leak",
+    "Observations",
+    "Seen",
+    "Subject",
+    "as_json",
+    "as_sarif",
+    "check_model",
+    "render",
+    "summary_line",
+    "verdict",
+]

@@ -1,0 +1,184 @@
+"""The source that a model's forward reaches: the functions that ran, and those that they call."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import types
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from qntz.check.places import Place, owner_of, shown_path
+from qntz.check.resolve import UNKNOWN, Function, Property, body_nodes, python_functions, resolve
+from qntz.check.source import Sources
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call in reached source. target: the object that is called, or UNKNOWN, or a `Function` of the same body."""
+
+    function: Function
+    node: ast.Call
+    target: Any
+
+
+@dataclass
+class SourceIndex:
+    """The reached functions, those that ran first, each once; and the classes of the live model.
+
+    `packages` are the root packages that the model's own classes come from: their installed code is read too.
+    """
+
+    module: torch.nn.Module
+    sources: Sources
+    packages: frozenset[str]
+    functions: dict[tuple[str, int, int], Function] = field(default_factory=dict)
+    _calls: dict[tuple[str, int, int], list[Call]] = field(default_factory=dict)
+
+    def calls(self, function: Function) -> list[Call]:
+        """The calls in a function's body, resolved, in source order."""
+        if function.key not in self._calls:
+            nodes = (node for node in body_nodes(function.node) if isinstance(node, ast.Call))
+            self._calls[function.key] = [Call(function, node, resolve(node.func, function)) for node in nodes]
+        return self._calls[function.key]
+
+    def reads(self, function: Function) -> Iterator[tuple[ast.expr, Any]]:
+        """The names and attributes that a function's body reads, with the objects that they stand for."""
+        for node in body_nodes(function.node):
+            if isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Load):
+                yield node, resolve(node, function)
+
+    def is_own(self, filename: str, module_name: str) -> bool:
+        """Whether code counts as the model's own: the user's, or of a package that the model's classes come from."""
+        owner = owner_of(filename)
+        return owner == "user" or (owner == "package" and module_name.split(".")[0] in self.packages)
+
+    def targets(self, called: Any) -> list[Function]:
+        """The model's own functions that calling a resolved object runs."""
+        if isinstance(called, Function):
+            return [called]
+        found = []
+        for function, receiver in python_functions(called):
+            module_name = str(function.__globals__.get("__name__", ""))
+            if self.is_own(function.__code__.co_filename, module_name):
+                found.append(self.function_of(function.__code__, function.__globals__, _closure(function), receiver))
+        return [function for function in found if function is not None]
+
+    def function_of(
+        self, code: types.CodeType, namespace: dict[str, Any], free: dict[str, Any], receiver: Any, **more: Any
+    ) -> Function | None:
+        """The function of a code object: the one known already, or a new one; None where it has no source."""
+        file = self.sources.file(code.co_filename, str(namespace.get("__name__", "")))
+        node = file.function(code) if file is not None else None
+        if file is None or node is None:
+            return None
+        new = Function(node, file, file.names[node], namespace, free, receiver, **more)
+        return self.functions.get(new.key, new)
+
+    def add_reached(self) -> None:
+        """Adds what the functions found so far call, and what that calls in turn."""
+        queue = deque(self.functions.values())
+        while queue:
+            caller = queue.popleft()
+            for node, called in self._mentioned(caller):
+                for function in self.targets(called):
+                    if function.key not in self.functions:
+                        step = str(caller.file.place_of(node, caller.name))
+                        function.chain = (*caller.chain, step)
+                        self.functions[function.key] = function
+                        queue.append(function)
+
+    def _mentioned(self, caller: Function) -> Iterator[tuple[ast.expr, Any]]:
+        """What a body calls, reads as a property, or hands to a call (and so may have called)."""
+        for call in self.calls(caller):
+            yield call.node, call.target
+            for argument in (*call.node.args, *(keyword.value for keyword in call.node.keywords)):
+                if isinstance(argument, (ast.Name, ast.Attribute)):
+                    value = resolve(argument, caller)
+                    if isinstance(value, (Function, types.FunctionType, types.MethodType)):
+                        yield argument, value
+        for node, value in self.reads(caller):
+            if isinstance(value, Property):
+                yield node, value
+
+    def class_place(self, kind: type) -> Place | None:
+        """Where a class is defined; None where it has no source."""
+        node, file = self._class(kind)
+        return None if node is None else file.place_of(node, kind.__qualname__)
+
+    def place_of_member(self, path: str) -> Place:
+        """Where the member of the model at a dotted path (a submodule, parameter, buffer or attribute) is made:
+        the assignment in the class of the model's own that holds it, else that class, else the model's class."""
+        parts = path.split(".") if path else []
+        for depth in range(len(parts) - 1, -1, -1):
+            owner: Any = self.module.get_submodule(".".join(parts[:depth]))
+            for kind in type(owner).__mro__:
+                node, file = self._class(kind)
+                if node is not None:
+                    made = _assignment(node, parts[depth])
+                    if made is not None:
+                        return file.place_of(made, kind.__qualname__)
+            place = self.class_place(type(owner))
+            if place is not None:
+                return place
+        own = (self.class_place(type(part)) for part in self.module.modules())
+        return next((place for place in own if place is not None), None) or Place(self._path_of(type(self.module)), 0)
+
+    def _path_of(self, kind: type) -> str:
+        """The shown path of the file that holds a class of torch's or of compiled code."""
+        filename = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        filename = filename or f"{kind.__module__.replace('.', '/')}.py"
+        return shown_path(filename, kind.__module__, self.sources.source_root)
+
+    def _class(self, kind: type) -> tuple[Any, Any]:
+        methods = (value for value in vars(kind).values() if isinstance(value, types.FunctionType))
+        filename = next((method.__code__.co_filename for method in methods), None)
+        if filename is None:
+            filename = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        if filename is None or not self.is_own(filename, kind.__module__):
+            return None, None
+        file = self.sources.file(filename, kind.__module__)
+        return (None, None) if file is None else (file.classes.get(kind.__qualname__), file)
+
+
+def own_packages(module: torch.nn.Module) -> frozenset[str]:
+    """The root packages of the classes that a model is made of, torch left out."""
+    return frozenset(type(part).__module__.split(".")[0] for part in module.modules()) - {"torch"}
+
+
+def _closure(function: types.FunctionType) -> dict[str, Any]:
+    values = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            values[name] = cell.cell_contents
+        except ValueError:  # an empty cell: the name is not bound yet
+            values[name] = UNKNOWN
+    return values
+
+
+def forward_of(module: torch.nn.Module) -> Iterable[tuple[types.FunctionType, Any]]:
+    """The Python functions that a module's forward consists of, outermost first, with their receivers."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return []  # compiled: its source is no Python function
+    own = vars(module).get("forward")
+    return python_functions(own if own is not None else types.MethodType(type(module).forward, module))
+
+
+def _assignment(node: ast.ClassDef, name: str) -> ast.expr | None:
+    """The first `self.name = ...` in a class's methods, or the call that names it (register_buffer, add_module)."""
+    found: list[ast.expr] = []
+    for inner in ast.walk(node):
+        if isinstance(inner, (ast.Assign, ast.AnnAssign)):
+            targets = inner.targets if isinstance(inner, ast.Assign) else [inner.target]
+            members = [target for target in targets if isinstance(target, ast.Attribute)]
+            found += [member for member in members if member.attr == name and isinstance(member.value, ast.Name)]
+        if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in _REGISTERS:
+            found += [inner for first in inner.args[:1] if isinstance(first, ast.Constant) and first.value == name]
+    return min(found, key=lambda expression: expression.lineno, default=None)
+
+
+_REGISTERS = ("register_buffer", "register_parameter", "register_module", "add_module")

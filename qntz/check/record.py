@@ -1,0 +1,261 @@
+"""What one live run shows: a torch function mode that watches values leave torch, and where.
+
+It sees every call of a torch function or Tensor method, and what NumPy, `math` and other C code read from a tensor
+(`__array__`, `__float__`, ...). It changes no result, unless it is given frozen values to replay.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import itertools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+
+from qntz.check.index import SourceIndex
+from qntz.check.places import Place, module_name_of, owner_of, position_of, shown_path
+from qntz.check.resolve import UNKNOWN, Function, attribute, dotted, root_of
+from qntz.check.subject import Leak, Seen
+
+T = torch.Tensor
+LEAKS = {
+    getattr(T, name): name
+    for name in (
+        *("numpy", "__array__", "__dlpack__", "data_ptr", "item", "tolist", "__bool__", "__int__", "__float__"),
+        *("__index__", "__complex__", "__len__", "__contains__", "is_nonzero", "equal", "allclose"),
+    )
+} | {torch.equal: "equal", torch.allclose: "allclose", torch.is_nonzero: "is_nonzero"}
+"""The calls that give a value to Python or to C code outside torch, by the function itself."""
+REPLAYED = frozenset(LEAKS.values()) - {"__dlpack__", "data_ptr"}
+
+
+@dataclass
+class Log:
+    """What the runs of one check have shown so far.
+
+    Attributes:
+        values: the results of each leak in the first run that showed it, by the leak's key. seeds: the expression that
+        leaked, by function and node, with the leaks' keys. functions: by code object, None for code without source.
+        returned: keys of leaks whose expression gives a tensor again (`numpy.sin(tensor)`).
+    """
+
+    index: SourceIndex
+    devices: frozenset[str]
+    leaks: dict[tuple[Any, ...], Leak] = field(default_factory=dict)
+    values: dict[tuple[Any, ...], list[Any]] = field(default_factory=dict)
+    seeds: dict[tuple[str, int, int], dict[ast.AST, list[tuple[Any, ...]]]] = field(default_factory=dict)
+    strange_devices: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
+    doubles: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
+    writes: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
+    draws: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
+    functions: dict[CodeType, Function | None] = field(default_factory=dict)
+    returned: set[tuple[Any, ...]] = field(default_factory=set)
+
+    def marks(self) -> dict[tuple[str, int, int], dict[ast.AST, frozenset[Leak]]]:
+        """The leaks whose values stay outside torch, at the expressions that leaked, by function."""
+
+        def outside(keys: Sequence[tuple[Any, ...]]) -> frozenset[Leak]:
+            return frozenset(self.leaks[key] for key in keys if key not in self.returned)
+
+        return {
+            function: {node: outside(keys) for node, keys in nodes.items()} for function, nodes in self.seeds.items()
+        }
+
+
+class Recorder(TorchFunctionMode):
+    """Records one run, number `run`, into `log`.
+
+    Args:
+        inputs: the tensors that the model is called with, by name. modules: the paths of the modules whose forward is
+        running, innermost last. sentinel: the code whose frame ends the stack that belongs to the model.
+        frozen: results to give back instead of a leak's own, by the leak's key; nothing is recorded then.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        run: int,
+        inputs: Mapping[str, torch.Tensor],
+        modules: Sequence[str],
+        sentinel: CodeType,
+        frozen: Mapping[tuple[Any, ...], Sequence[Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.log, self.run, self.inputs, self.modules, self.sentinel = log, run, inputs, modules, sentinel
+        self.frozen = {key: iter(values) for key, values in frozen.items()} if frozen is not None else None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        kind = LEAKS.get(func)
+        if self.frozen is not None:
+            return self._replay(func, args, kwargs, kind)
+        frames = list(self._frames())
+        self._reached(frames)
+        if getattr(func, "__name__", "") == "__get__":  # a property: reads, and changes nothing
+            return func(*args, **kwargs)
+        versions = {name: tensor._version for name, tensor in self.inputs.items()}
+        generator = torch.get_rng_state()
+        result = func(*args, **kwargs)
+        if kind is not None:
+            self._leak(kind, frames, result)
+            return result
+        if func is T.__array_wrap__ and (frame := _leaking(frames)) is not None:
+            self.log.returned.add(_key("__array__", frame))
+        for name, tensor in self.inputs.items():
+            if tensor._version != versions[name]:
+                self._seen(self.log.writes, name, frames, func)
+        if not torch.equal(generator, torch.get_rng_state()):
+            self._seen(self.log.draws, "random", frames, func)
+        self._results(func, frames, args, kwargs, result)
+        return result
+
+    def _replay(self, func: Any, args: Any, kwargs: Any, kind: str | None) -> Any:
+        if kind is not None and self.frozen:
+            frame = _leaking(list(self._frames()))
+            values = self.frozen.get(_key(kind, frame)) if frame is not None else None
+            value = next(values, UNKNOWN) if values is not None else UNKNOWN
+            if value is not UNKNOWN:
+                return _copied(value)
+        return func(*args, **kwargs)
+
+    def _frames(self) -> Iterator[FrameType]:
+        """The frames of the run, innermost first (the first are this module's own)."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code is not self.sentinel:
+            yield frame
+            frame = frame.f_back
+
+    def _reached(self, frames: Sequence[FrameType]) -> None:
+        """Adds the functions on the stack that were not seen before to the index of reached source."""
+        for depth, frame in enumerate(frames):
+            code = frame.f_code
+            if code in self.log.functions:
+                continue
+            self.log.functions[code] = None
+            if self.log.index.is_own(code.co_filename, module_name_of(frame)):
+                values = frame.f_locals
+                free = {name: values.get(name, UNKNOWN) for name in code.co_freevars}
+                first = values.get(code.co_varnames[0], UNKNOWN) if code.co_argcount else UNKNOWN
+                receiver = UNKNOWN if isinstance(first, torch.Tensor) else first
+                chain = tuple(str(place) for place in self._chain(frames[depth + 1 :]))
+                function = self.log.index.function_of(code, frame.f_globals, free, receiver, ran=True, chain=chain)
+                self.log.functions[code] = function
+                if function is not None:
+                    self.log.index.functions.setdefault(function.key, function)
+
+    def _chain(self, frames: Sequence[FrameType]) -> list[Place]:
+        """The places of the model's own and other installed code on the stack, outermost first."""
+        return [self._place(frame) for frame in reversed(frames) if _is_model_side(frame)]
+
+    def _place(self, frame: FrameType) -> Place:
+        code, name = frame.f_code, module_name_of(frame)
+        sources = self.log.index.sources
+        file = sources.file(code.co_filename, name)
+        if file is None:
+            return Place(shown_path(code.co_filename, name, sources.source_root), frame.f_lineno, 0, code.co_name)
+        node = file.function(code)
+        function = file.names[node] if node is not None else code.co_name
+        position = position_of(frame)
+        if position is None:
+            return file.place(frame.f_lineno, None, function)
+        return file.place(position[0], position[1], function)
+
+    def _leak(self, kind: str, frames: Sequence[FrameType], result: Any) -> None:
+        frame = _leaking(frames)
+        if frame is None:
+            return  # torch's own code asked; the model's did not
+        key = _key(kind, frame)
+        known = self.log.leaks.get(key)
+        if known is None:
+            node = self._expression(frame, kind)
+            target = _live(node.func, frame) if isinstance(node, ast.Call) else UNKNOWN
+            root = "" if target is UNKNOWN else root_of(target)
+            callee = dotted(target) if root not in ("", "torch") else ""
+            user = next((f for f in frames if owner_of(f.f_code.co_filename) == "user"), frame)
+            chain = tuple(str(place) for place in self._chain(frames))
+            module = self.modules[-1] if self.modules else ""
+            self.log.leaks[key] = Leak(kind, self._place(user), chain, module, callee, root, key, (self.run,))
+            function = self.log.functions.get(frame.f_code)
+            if node is not None and function is not None:
+                self.log.seeds.setdefault(function.key, {}).setdefault(node, []).append(key)
+        elif self.run not in known.runs:
+            self.log.leaks[key] = dataclasses.replace(known, runs=(*known.runs, self.run))
+        if self.log.leaks[key].runs[0] == self.run and kind in REPLAYED:
+            self.log.values.setdefault(key, []).append(_copied(result))
+
+    def _expression(self, frame: FrameType, kind: str) -> ast.expr | None:
+        """The expression that the frame is executing."""
+        function = self.log.functions.get(frame.f_code)
+        if function is None:
+            return None
+        position = position_of(frame)
+        nodes = [node for node in ast.walk(function.node) if isinstance(node, ast.expr)]
+        if position is not None:
+            line, column, end_line, end_column = position
+            place = (line, column, end_line, end_column)
+            return next((n for n in nodes if (n.lineno, n.col_offset, n.end_lineno, n.end_col_offset) == place), None)
+        calls = [node for node in nodes if isinstance(node, ast.Call) and node.lineno == frame.f_lineno]
+        named = [node for node in calls if isinstance(node.func, ast.Attribute) and node.func.attr == kind]
+        return next(iter(named or calls), None)
+
+    def _seen(self, into: dict[tuple[Any, ...], Seen], what: str, frames: Sequence[FrameType], func: Any) -> None:
+        frame = next((f for f in frames if owner_of(f.f_code.co_filename) == "user"), None) or _leaking(frames)
+        operator, module = str(getattr(func, "__name__", func)), self.modules[-1] if self.modules else ""
+        key = (what, operator, module, frame.f_code if frame else None, frame.f_lasti if frame else 0)
+        if key not in into:
+            place = self._place(frame) if frame is not None else self.log.index.place_of_member(module)
+            chain = tuple(str(step) for step in self._chain(frames))
+            into[key] = Seen(what, place, chain, module, operator)
+
+    def _results(self, func: Any, frames: Sequence[FrameType], args: Any, kwargs: Any, result: Any) -> None:
+        tensors = [r for r in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(r, T)]
+        for tensor in tensors:
+            device = str(tensor.device)
+            if device not in self.log.devices:
+                self._seen(self.log.strange_devices, device, frames, func)
+            if tensor.dtype == torch.float64 and not any(a.dtype == torch.float64 for a in _tensors(args, kwargs)):
+                self._seen(self.log.doubles, "tensor" if tensor.dim() else "scalar", frames, func)
+
+
+def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+    for value in itertools.chain(args, kwargs.values()):
+        if isinstance(value, T):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value, {})
+
+
+def _leaking(frames: Sequence[FrameType]) -> FrameType | None:
+    """The innermost frame that is the model's or another library's that works on tensors."""
+    return next(filter(_is_model_side, frames), None)
+
+
+def _is_model_side(frame: FrameType) -> bool:
+    return owner_of(frame.f_code.co_filename) in ("user", "package")
+
+
+def _key(kind: str, frame: FrameType) -> tuple[Any, ...]:
+    return kind, frame.f_code, frame.f_lasti
+
+
+def _live(node: ast.expr, frame: FrameType) -> Any:
+    """The object that an expression stands for in a running frame, or UNKNOWN."""
+    if isinstance(node, ast.Attribute):
+        return attribute(_live(node.value, frame), node.attr)
+    if not isinstance(node, ast.Name):
+        return UNKNOWN
+    for scope in (frame.f_locals, frame.f_globals, frame.f_builtins):
+        if node.id in scope:
+            return scope[node.id]
+    return UNKNOWN
+
+
+def _copied(value: Any) -> Any:
+    return value.copy() if isinstance(value, np.ndarray) else list(value) if isinstance(value, list) else value

@@ -1,0 +1,276 @@
+"""The live runs of a check: on the example and the probes, and again with values frozen or another seed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from qntz.check.index import SourceIndex, forward_of
+from qntz.check.places import owner_of, shown_path
+from qntz.check.record import Log, Recorder
+from qntz.check.resolve import UNKNOWN
+from qntz.check.state import buffers_kept, seeded
+from qntz.check.subject import Effect, Inputs, Leak, Observations
+from qntz.compare import relative_error
+from qntz.errors import ModelError, one_line
+
+TOLERANCE = 1e-5  # of the largest magnitude; both runs use the same kernels, so anything above it is a real difference
+_NUMERIC = (torch.Tensor, np.ndarray, np.generic, int, float)
+REPLAYS = 3  # other inputs that a frozen value is tried on, at most
+
+
+class Observer:
+    """Runs a model and keeps what the runs showed. Buffers, training flags and random generators are put back.
+
+    Args:
+        module: the live model. inputs: the example first, then the probes; each a mapping by input name in the order
+        of forward's arguments, or a sequence.
+    """
+
+    def __init__(self, module: torch.nn.Module, inputs: Sequence[Inputs], index: SourceIndex) -> None:
+        self.module, self.index = module, index
+        self.inputs = list(inputs)
+        tensors = [*module.parameters(), *module.buffers(), *_named(self.inputs[0]).values()]
+        self.log = Log(index, frozenset(str(tensor.device) for tensor in tensors))
+        self.outputs: list[list[Any]] = []
+        self.ran: dict[str, None] = {}
+        self.changed: dict[str, None] = {}
+        self.streams: set[str] = set()
+        self._effects: dict[tuple[Any, ...], Effect] = {}
+        self._modules: list[str] = []
+
+    def observe(self) -> Observations:
+        """Runs the example and the probes; a run that fails ends it, with what was seen until then."""
+        failure = None
+        try:
+            for number in range(len(self.inputs)):
+                self.outputs.append(self._recorded(number))
+        except ModelError as error:
+            failure = error
+        self._add_forwards()
+        self.index.add_reached()
+        if failure is None and any(part.training for part in self.module.modules()):
+            self._draws_in_evaluation()
+        log = self.log
+        return Observations(
+            ran=tuple(self.ran),
+            leaks=tuple(log.leaks.values()),
+            devices=tuple(log.strange_devices.values()),
+            doubles=tuple(log.doubles.values()),
+            writes=tuple(log.writes.values()),
+            changed=tuple(self.changed),
+            draws=tuple(log.draws.values()),
+            streams=tuple(sorted(self.streams)),
+            failure=failure,
+        )
+
+    def effect(self, leak: Leak) -> Effect:
+        """Whether the outputs on other inputs change when this leak gives what it gave on the first."""
+        if leak.key not in self._effects:
+            self._effects[leak.key] = self._measured(leak)
+        return self._effects[leak.key]
+
+    def seed_matters(self) -> bool:
+        """Whether the outputs on the example differ under another seed of every global generator."""
+        return bool(self.outputs) and not _same(self.outputs[0], self._plain(0, seed=1))
+
+    def _measured(self, leak: Leak) -> Effect:
+        first, values = leak.runs[0], self.log.values.get(leak.key)
+        others = [run for run in leak.runs if run != first and run < len(self.outputs)][:REPLAYS]
+        if values is None or not self.outputs:
+            return "unknown"
+        if len(self.inputs) == 1 and not others:
+            self._add_variation()
+            others = list(range(1, len(self.inputs)))
+        for run in others:
+            try:
+                frozen = self._run(run, _Frozen(leak, values), seed=0)
+            except ModelError:
+                return "breaks"  # what the example gave does not even fit the other input
+            if not _same(self.outputs[run], frozen):
+                return "breaks"
+        return "harmless" if others else "unknown"
+
+    def _add_variation(self) -> None:
+        """Without a probe, the example reversed and (floats) halved stands in: other values within its own range."""
+
+        def varied(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            flipped = value.flip(tuple(range(value.dim())))
+            return flipped * 0.5 if value.is_floating_point() else flipped
+
+        self.inputs.append(pytree.tree_map(varied, self.inputs[0]))
+        try:
+            self.outputs.append(self._plain(1))
+        except ModelError:
+            self.inputs.pop()  # not an input that the model takes
+
+    def _recorded(self, number: int) -> list[Any]:
+        arguments = _cloned(self.inputs[number])
+        before = _named(self.inputs[number])
+        recorder = Recorder(self.log, number, _named(arguments), self._modules, _invoke.__code__)
+        outputs = self._run(number, recorder, seed=0, arguments=arguments)
+        for name, tensor in _named(arguments).items():
+            if not _same([before[name]], [tensor]):
+                self.changed[name] = None
+        return outputs
+
+    def _plain(self, number: int, seed: int = 0) -> list[Any]:
+        return self._run(number, contextlib.nullcontext(), seed=seed)
+
+    def _draws_in_evaluation(self) -> None:
+        """Runs the example again in evaluation mode: a draw that is left does not come from the training mode."""
+        training = [part for part in self.module.modules() if part.training]
+        log = Log(self.index, self.log.devices)
+        arguments = _cloned(self.inputs[0])
+        try:
+            for part in training:
+                part.training = False
+            self._run(0, Recorder(log, 0, _named(arguments), self._modules, _invoke.__code__), 0, arguments)
+        finally:
+            for part in training:
+                part.training = True
+        self.log.draws = log.draws
+
+    def _add_forwards(self) -> None:
+        modules = dict(self.module.named_modules())
+        for path in self.ran:
+            for function, receiver in forward_of(modules[path]):
+                namespace = function.__globals__
+                if self.index.is_own(function.__code__.co_filename, str(namespace.get("__name__", ""))):
+                    for target in self.index.targets(function):
+                        target.receiver = receiver if target.receiver is UNKNOWN else target.receiver
+                        target.ran = True
+                        self.index.functions.setdefault(target.key, target)
+
+    def _run(self, number: int, mode: Any, seed: int, arguments: Any = None) -> list[Any]:
+        """The flat outputs of one run.
+
+        Raises:
+            ModelError: with the model's own line, its error and the shapes of the inputs.
+        """
+        if isinstance(mode, _Frozen):
+            mode = Recorder(self.log, number, {}, self._modules, _invoke.__code__, {mode.leak.key: mode.values})
+        arguments = _cloned(self.inputs[number]) if arguments is None else arguments
+        with self._watched(), seeded(seed, self.streams), buffers_kept(self.module), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the capture shows them; here each would come once a run
+            try:
+                with torch.no_grad(), mode:
+                    outputs = _invoke(self.module, _positional(arguments))
+            except (Exception, SystemExit) as error:
+                raise self._model_error(error, number) from error
+        return _cloned(pytree.tree_leaves(outputs))
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Hooks on every submodule, gone afterwards: which forwards run, and which is innermost."""
+        self._modules.clear()
+        handles = []
+
+        def entered(path: str) -> Any:
+            def hook(*_: Any) -> None:
+                self.ran.setdefault(path)
+                self._modules.append(path)
+
+            return hook
+
+        def left(*_: Any) -> None:
+            self._modules.pop()
+
+        try:
+            for path, part in self.module.named_modules():
+                if isinstance(part, torch.jit.ScriptModule):
+                    continue  # takes no hooks
+                handles.append(part.register_forward_pre_hook(entered(path)))
+                handles.append(part.register_forward_hook(left, always_call=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _model_error(self, error: BaseException, number: int) -> ModelError:
+        frames = list(traceback.walk_tb(error.__traceback__))
+        own = [(f, line) for f, line in frames if owner_of(f.f_code.co_filename) == "user"]
+        own = own or [(f, line) for f, line in frames if owner_of(f.f_code.co_filename) == "package"]
+        where, line_text = type(self.module).__name__, ""
+        if own:
+            frame, line = own[-1]
+            name = str(frame.f_globals.get("__name__", ""))
+            file = self.index.sources.file(frame.f_code.co_filename, name)
+            path = file.path if file else shown_path(frame.f_code.co_filename, name, self.index.sources.source_root)
+            node = file.function(frame.f_code) if file else None
+            where = f"{path}:{line} in {file.names[node] if file and node else frame.f_code.co_name}"
+            line_text = f" at `{file.lines[line - 1].strip()}`" if file else ""
+        which = "its example inputs" if number == 0 else f"probe {number - 1}"
+        shapes = ", ".join(f"{n} {_dtype(t)} {list(t.shape)}" for n, t in _named(self.inputs[number]).items())
+        reason = f"it ended the program (exit code {error.code})" if isinstance(error, SystemExit) else one_line(error)
+        return ModelError(
+            f"the model does not run on {which}",
+            where=where,
+            why=f"{reason}{line_text}, with {shapes or 'no tensors'}",
+            do="Mend the model, or the shapes, dtypes and ranges of model.inputs.",
+        )
+
+
+class _Frozen:
+    """Asks a run to replay the values of one leak."""
+
+    def __init__(self, leak: Leak, values: Sequence[Any]) -> None:
+        self.leak, self.values = leak, values
+
+
+def _invoke(module: torch.nn.Module, arguments: Sequence[Any]) -> Any:
+    return module(*arguments)  # the frame that ends the model's stack
+
+
+def _positional(inputs: Inputs) -> list[Any]:
+    return list(inputs.values()) if hasattr(inputs, "values") else list(inputs)
+
+
+def _named(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """The tensors among the inputs by a name: the input's, with the position where it is nested or has none."""
+    pairs = inputs.items() if hasattr(inputs, "items") else ((f"argument {i}", v) for i, v in enumerate(inputs))
+    named = {}
+    for name, value in pairs:
+        leaves = pytree.tree_leaves(value)
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, torch.Tensor):
+                named[str(name) if len(leaves) == 1 else f"{name}[{i}]"] = leaf
+    return named
+
+
+def _cloned(inputs: Any) -> Any:
+    return pytree.tree_map(lambda v: v.detach().clone() if isinstance(v, torch.Tensor) else v, inputs)
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether two flat outputs are equal: same count, and each within TOLERANCE of the largest magnitude."""
+    return len(one) == len(other) and all(itertools.starmap(_equal, zip(one, other, strict=True)))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, _NUMERIC) and isinstance(other, _NUMERIC):
+        return relative_error(_array(one), _array(other)) <= TOLERANCE
+    return type(one) is type(other)
+
+
+def _array(value: Any) -> np.ndarray:
+    if not isinstance(value, torch.Tensor):
+        return np.asarray(value)
+    if value.device.type == "meta":
+        return np.zeros(tuple(value.shape))
+    value = value.detach().cpu()
+    return (torch.view_as_real(value) if value.is_complex() else value).double().numpy()

@@ -1,0 +1,94 @@
+"""Numerical comparison of an artifact's outputs with the eager model's, with named tolerances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qntz.errors import ParityError
+from qntz.records import Arrays
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The worst difference between two sets of runs: `error` over the largest magnitude, at `output` of `probe`."""
+
+    error: float
+    output: str
+    probe: int
+    shape: tuple[int, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        error = self.error if math.isfinite(self.error) else None
+        return {"error": error, "output": self.output, "probe": self.probe, "shape": list(self.shape)}
+
+
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Largest |actual - expected| over the largest |expected|; infinite where shapes, NaN or infinities differ."""
+    if actual.shape != expected.shape:
+        return math.inf
+    if expected.size == 0:
+        return 0.0
+    a, e = actual.astype(np.float64), expected.astype(np.float64)
+    finite = np.isfinite(e)
+    if not np.array_equal(a[~finite], e[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
+        return math.inf
+    if not finite.any():
+        return 0.0
+    difference, largest = np.abs(a[finite] - e[finite]).max(), np.abs(e[finite]).max()
+    if difference == 0:
+        return 0.0
+    return float(difference / largest) if largest > 0 else math.inf
+
+
+def sqnr_db(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Signal to quantization noise: 10 log10(sum expected^2 / sum (actual - expected)^2), in dB; inf where equal."""
+    a, e = actual.astype(np.float64), expected.astype(np.float64)
+    noise, signal = float(np.square(a - e).sum()), float(np.square(e).sum())
+    if not math.isfinite(noise):
+        return -math.inf
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def worst_difference(actual: Sequence[Arrays], expected: Sequence[Arrays]) -> Difference:
+    """The worst `relative_error` over all probes and outputs; outputs are matched by name."""
+    worst = Difference(-1.0, "", 0, ())
+    for probe, (got, wanted) in enumerate(zip(actual, expected, strict=True)):
+        for name, reference in wanted.items():
+            error = relative_error(got[name], reference) if name in got else math.inf
+            if error > worst.error:
+                worst = Difference(error, name, probe, tuple(got[name].shape) if name in got else ())
+    return worst
+
+
+def require_parity(
+    actual: Sequence[Arrays], expected: Sequence[Arrays], tolerance: float, where: str, do: str = ""
+) -> Difference:
+    """The worst difference, where it is within the tolerance.
+
+    Raises:
+        ParityError: naming the output, the probe and the error.
+    """
+    worst = worst_difference(actual, expected)
+    if worst.error > tolerance:
+        wanted = tuple(expected[worst.probe][worst.output].shape)
+        shapes = "" if wanted == worst.shape else f", shape {list(worst.shape)} instead of {list(wanted)}"
+        raise ParityError(
+            "differs from the eager model",
+            where=where,
+            why=f"output {worst.output!r} on probe {worst.probe} is off by {worst.error:.3g} of its largest magnitude"
+            f" (tolerance {tolerance:g}){shapes}",
+            do=do,
+        )
+    return worst
+
+
+def stacked(runs: Sequence[Arrays]) -> Arrays:
+    """Outputs of several batches joined along the first axis, by name."""
+    return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]} if runs else {}

@@ -1,0 +1,308 @@
+"""Composes conf/ and params.yaml into one checked file per model and per engine, with the fingerprints of its inputs.
+
+Hydra composes the groups onto the dataclasses of `qntz.config`; the mappings of params.yaml are merged over them. An
+entry that cannot be composed becomes a file that holds its error, so that its stages fail with it and no others do.
+Neither torch nor onnx nor a plugin is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qntz import __version__
+from qntz.artifacts import BUILD, composed_path, write_bytes, write_text
+from qntz.config import CALIBRATED, ENGINE_STAGES, MODEL_STAGES, NAME, READS, STAGES
+from qntz.errors import ConfigError, QntzError, did_you_mean
+from qntz.fingerprint import Fingerprints, Memo, digest
+
+CONF = "conf"
+PARAMS = "params.yaml"
+MEMO = BUILD / "memo" / "compose.json"
+KINDS = ("models", "engines")
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+@dataclass
+class Composition:
+    """What was composed: entries by name, and the errors of those that could not be, by (kind, name)."""
+
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    engines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    errors: dict[tuple[str, str], QntzError] = field(default_factory=dict)
+    written: list[Path] = field(default_factory=list)
+
+
+def compose(root: Path) -> Composition:
+    """Composes everything and writes what changed under build/config; removes the files of entries that are gone.
+
+    Raises:
+        ConfigError: params.yaml or conf/ as a whole cannot be read. Errors of single entries are returned instead.
+    """
+    version = _version()
+    memo = Memo.read(root / MEMO, version)
+    before = memo.text(version)
+    fingerprints = Fingerprints(root, memo)
+    params = read_params(root / PARAMS)
+    composer = _Composer(root, memo, fingerprints)
+    result = Composition()
+    for name, entry in params["models"].items():
+        _attempt(result, "models", name, lambda n=name, e=entry: composer.model(n, e))
+    for name, entry in params["engines"].items():
+        _attempt(result, "engines", name, lambda n=name, e=entry: composer.engine(n, e, params["models"], result))
+    _connect(result)
+    for name, composed in result.models.items():
+        composed["inputs"] = {s: _inputs(fingerprints, s, composed["model"]) for s in MODEL_STAGES}
+    for name, composed in result.engines.items():
+        composed["inputs"] = {s: _inputs(fingerprints, s, composed["model"]) for s in ENGINE_STAGES}
+    _write(root, result)
+    if memo.text(version) != before:
+        write_text(root / MEMO, memo.text(version))
+    return result
+
+
+def _version() -> str:
+    """Another version of these reads no memo: it may compose or digest differently."""
+    import importlib.metadata
+    import sys
+
+    return " ".join([__version__, sys.version, *(importlib.metadata.version(d) for d in ("hydra-core", "omegaconf", "pyyaml"))])
+
+
+def _attempt(result: Composition, kind: str, name: str, make: Any) -> None:
+    try:
+        if not NAME.fullmatch(str(name)):
+            raise ConfigError(
+                f"{name!r} is no name", where=f"{PARAMS}: {kind}", do="Names start with a letter, then letters, digits, _ and -."
+            )
+        getattr(result, kind)[name] = make()
+    except QntzError as error:
+        result.errors[kind, str(name)] = error
+
+
+def _connect(result: Composition) -> None:
+    """Tells each model which engines are built from it, and whether they need histograms."""
+    for name, composed in result.models.items():
+        engines = {n: e for n, e in sorted(result.engines.items()) if e["model_name"] == name}
+        composed["report"]["engines"] = list(engines)
+        composed["calibrate"]["needed"] = any(e["quantize"]["precision"] in CALIBRATED for e in engines.values())
+
+
+def _inputs(fingerprints: Fingerprints, stage: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    reads = READS[stage]
+    data = model["data"]
+    return fingerprints.stage(
+        stage,
+        model=model if "model.factory" in reads else None,
+        data=[data[key] for key in ("calibrate", "test") if f"model.data.{key}" in reads],
+        files=[model["probes"]["file"]] if "model.probes" in reads else (),
+    )
+
+
+def _write(root: Path, result: Composition) -> None:
+    wanted: dict[Path, dict[str, Any]] = {}
+    for kind in KINDS:
+        for name, composed in getattr(result, kind).items():
+            stages = MODEL_STAGES if kind == "models" else ENGINE_STAGES
+            wanted[composed_path(root, kind, name)] = {k: v for k, v in composed.items() if k not in STAGES or k in stages}
+    for (kind, name), error in result.errors.items():
+        if NAME.fullmatch(name):
+            wanted[composed_path(root, kind, name)] = _failed(kind, name, error)
+    for kind in KINDS:
+        folder = composed_path(root, kind, "_").parent
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path not in wanted:
+                path.unlink()
+    for path, composed in wanted.items():
+        data = yaml.dump(composed, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True).encode()
+        if not path.is_file() or path.read_bytes() != data:
+            write_bytes(path, data)
+            result.written.append(path)
+
+
+def _failed(kind: str, name: str, error: QntzError) -> dict[str, Any]:
+    """The file of an entry that could not be composed: every key that a stage reads is there, and null."""
+    composed: dict[str, Any] = {"name": name, "error": error.as_dict(), "inputs": {}}
+    stages = MODEL_STAGES if kind == "models" else ENGINE_STAGES
+    composed["inputs"] = {stage: {"error": error.as_dict()} for stage in stages}
+    # the longest first: "quantize.precision" makes the mapping that "quantize" then leaves as it is
+    for dotted in sorted({key for stage in stages for key in READS[stage]}, key=lambda key: -key.count(".")):
+        place = composed
+        *parents, last = dotted.split(".")
+        for part in parents:
+            place = place.setdefault(part, {})
+        place.setdefault(last, None)
+    return composed
+
+
+# params.yaml
+
+
+class _NoDuplicates(_Loader):  # type: ignore[misc, valid-type]
+    """YAML, where a key that stands twice is an error (PyYAML keeps the last, silently)."""
+
+    shown = ""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: dict[Any, int] = {}
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                raise ConfigError(
+                    f"{name!r} stands twice",
+                    where=f"{self.shown}:{seen[name]} and line {key.start_mark.line + 1}",
+                    do="Rename or remove one of the two.",
+                )
+            seen[name] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, shown: str) -> Any:
+    """A YAML file; raises ConfigError where it is missing, no YAML, or has a key twice."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError("is missing", where=shown) from None
+    loader = _NoDuplicates(text)
+    loader.shown = shown
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{shown}:{mark.line + 1}" if mark else shown
+        raise ConfigError("is no YAML", where=place, why=getattr(error, "problem", None) or str(error)) from None
+    finally:
+        loader.dispose()
+
+
+def read_params(path: Path) -> dict[str, dict[str, Any]]:
+    """The entries of params.yaml, `models` and `engines`, each a mapping by name; raises ConfigError."""
+    data = read_yaml(path, path.name)
+    if not isinstance(data, Mapping):
+        raise ConfigError("holds no entries", where=path.name, do="Give it `models:` and `engines:`.")
+    entries: dict[str, dict[str, Any]] = {}
+    for kind in KINDS:
+        found = data.get(kind)
+        if not isinstance(found, Mapping) or not found:
+            raise ConfigError(
+                f"`{kind}` is empty" if not found else f"`{kind}` is a {type(found).__name__}, no mapping",
+                where=path.name,
+                do=f"Name at least one: {kind}: {{{'digits: {}' if kind == 'models' else 'digits-fp16: {model: digits}'}}}.",
+            )
+        entries[kind] = dict(found)
+    return entries
+
+
+# one entry
+
+
+class _Composer:
+    def __init__(self, root: Path, memo: Memo, fingerprints: Fingerprints):
+        self.root, self.memo = root, memo
+        self.options = {g.name: sorted(p.stem for p in g.glob("*.yaml")) for g in (root / CONF).iterdir() if g.is_dir()}
+        self._key = digest(
+            [
+                {str(p.relative_to(root)): fingerprints.content(p) for p in sorted((root / CONF).rglob("*.yaml"))},
+                fingerprints._sources(fingerprints.closure(["qntz.compose"])),
+                _environment(root),
+            ]
+        )
+        remembered = memo.values.get("entries", {})
+        self._remembered = remembered.get("composed", {}) if remembered.get("key") == self._key else {}
+        memo.values["entries"] = {"key": self._key, "composed": {}}
+
+    def model(self, name: str, entry: Any) -> dict[str, Any]:
+        where = f"{PARAMS}: models.{name}"
+        overrides = self._mapping(entry, where)
+        use = overrides.pop("use", name)
+        self._refuse_unknown(overrides, {"model", *STAGES}, where)
+        return {"name": name, **self._composed(use, [(where, overrides)])}
+
+    def engine(self, name: str, entry: Any, models: Mapping[str, Any], result: Composition) -> dict[str, Any]:
+        where = f"{PARAMS}: engines.{name}"
+        overrides = self._mapping(entry, where)
+        of = overrides.pop("model", None)
+        if of is None:
+            raise ConfigError("no model is named", where=where, do=f"Add `model:`. {did_you_mean('', models)}")
+        if not isinstance(of, str) or of not in models:
+            raise ConfigError(f"unknown model {of!r}", where=f"{where}.model", do=did_you_mean(str(of), map(str, models)))
+        if ("models", of) in result.errors:
+            raise ConfigError(f"its model {of!r} cannot be composed", where=where, why=str(result.errors["models", of]))
+        for group in overrides:
+            if group in MODEL_STAGES:
+                raise ConfigError(
+                    f"{group!r} belongs to the model, which all its engines share",
+                    where=where,
+                    do=f"Set it under models.{of}, or add a model: {of}_2: {{use: {of}, {group}: ...}}.",
+                )
+        self._refuse_unknown(overrides, set(ENGINE_STAGES), where)
+        inherited = self._mapping(models[of], f"{PARAMS}: models.{of}")
+        use = inherited.pop("use", of)
+        composed = self._composed(use, [(f"{PARAMS}: models.{of}", inherited), (where, overrides)])
+        return {"name": name, "model_name": of, **composed}
+
+    def _mapping(self, entry: Any, where: str) -> dict[str, Any]:
+        if entry is None:
+            return {}
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"{entry!r} is no mapping", where=where, do="Write `{}` where there is nothing to override.")
+        return dict(entry)
+
+    def _refuse_unknown(self, overrides: Mapping[str, Any], groups: set[str], where: str) -> None:
+        for group, value in overrides.items():
+            if group not in groups:
+                raise ConfigError(f"unknown group {group!r}", where=where, do=did_you_mean(str(group), groups | {"use"}))
+            if value is not None and not isinstance(value, Mapping):
+                raise ConfigError(
+                    f"{group}: {value!r} is a bare value, and DVC cannot override below it",
+                    where=where,
+                    do=f"Write {group}: {{use: {value}}}.",
+                )
+
+    def _composed(self, use: Any, layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+        key = digest([use, layers])
+        remembered = self.memo.values["entries"]["composed"]
+        if key not in remembered:
+            remembered[key] = self._remembered.get(key) or self._compose(use, layers)
+        return _copied(remembered[key])
+
+    def _compose(self, use: Any, layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+        from qntz.hydra_compose import compose_entry
+
+        choices: dict[str, tuple[str, Any]] = {"model": (layers[0][0], use)}
+        values: list[tuple[str, dict[str, Any]]] = []
+        for where, overrides in layers:
+            given: dict[str, Any] = {}
+            for group, mapping in overrides.items():
+                rest = dict(mapping or {})
+                if group == "model" and "use" in rest:
+                    raise ConfigError("model.use", where=where, do="Put `use:` beside `model:`, one level up.")
+                if "use" in rest:
+                    choices[group] = (f"{where}.{group}.use", rest.pop("use"))
+                given[group] = rest
+            values.append((where, given))
+        for group, (where, choice) in choices.items():
+            if choice not in self.options.get(group, ()):
+                raise ConfigError(
+                    f"no {CONF}/{group}/{choice}.yaml", where=where, do=did_you_mean(str(choice), self.options.get(group, ()))
+                )
+        return compose_entry(self.root / CONF, {g: c for g, (_, c) in choices.items()}, values)
+
+
+def _copied(composed: dict[str, Any]) -> dict[str, Any]:
+    return {key: _copied(value) if isinstance(value, dict) else value for key, value in composed.items()}
+
+
+def _environment(root: Path) -> dict[str, str | None]:
+    """The environment variables that conf/ and params.yaml refer to."""
+    texts = [p.read_text(encoding="utf-8") for p in (*sorted((root / CONF).rglob("*.yaml")), root / PARAMS) if p.is_file()]
+    names = {name for text in texts for name in re.findall(r"oc\.env:\s*'?\"?(\w+)", text)}
+    return {name: os.environ.get(name) for name in sorted(names)}

@@ -1,0 +1,413 @@
+"""The configuration: a frozen dataclass per section, which validates itself when it is made. Nothing else validates.
+
+conf/ is composed by Hydra onto these classes (`qntz.compose`); a stage reads the sections that `READS` grants it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qntz.errors import ConfigError, did_you_mean
+from qntz.records import TensorSpec
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+DTYPES = ("float32", "float16", "int32", "int64", "bool", "uint8", "int8")
+METHODS = ("trace", "script")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+CALIBRATED = ("int8",)  # the precisions that need activation histograms
+SEVERITIES = ("error", "warning", "note", "off")
+COMPUTE_CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm90", "sm100", "sm120", "sm121")
+
+
+def _one_of(value: str, known: tuple[str, ...], where: str) -> None:
+    if value not in known:
+        raise ConfigError(f"unknown value {value!r}", where=where, do=did_you_mean(value, known))
+
+
+def _at_least(value: float, least: float, where: str) -> None:
+    if value < least:
+        raise ConfigError(f"{value} is too small", where=where, do=f"Give {least} or more.")
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """An input of the model: dtype as NumPy spells it; shape, with a name for each dynamic dimension; and the range
+    [low, high] that synthetic probes draw its values from (unbounded floats are drawn from a normal distribution)."""
+
+    dtype: str = "float32"
+    shape: list[Any] = field(default_factory=list)
+    range: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        _one_of(self.dtype, DTYPES, "dtype")
+        for size in self.shape:
+            if isinstance(size, bool) or not isinstance(size, (int, str)) or (isinstance(size, int) and size < 1):
+                raise ConfigError(
+                    f"{size!r} is no dimension", where="shape", do="Give a positive number or the name of a dimension."
+                )
+        if self.range is not None and (len(self.range) != 2 or self.range[0] > self.range[1]):
+            raise ConfigError(f"{list(self.range)} is no range", where="range", do="Give [low, high].")
+        if self.range is None and self.dtype.startswith(("int", "uint")):
+            raise ConfigError(
+                f"an input of {self.dtype} needs a range", where="range", do="Give [low, high], both included."
+            )
+
+
+@dataclass(frozen=True)
+class DimConfig:
+    """A dynamic dimension: the smallest, the usual and the largest size that the engine takes."""
+
+    min: int = 1
+    opt: int = 1
+    max: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ConfigError(
+                f"min {self.min}, opt {self.opt}, max {self.max} are out of order",
+                do="They must be 1 <= min <= opt <= max.",
+            )
+
+
+@dataclass(frozen=True)
+class ProbesConfig:
+    """The inputs that every artifact is compared on: `count` synthetic ones drawn with `seed`, `data` drawn from the
+    test data where the model has any, or all from `file` (an .npz with keys "<probe>/<input>")."""
+
+    count: int = 8
+    seed: int = 0
+    data: int = 4
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(self.count, 2, "count")
+        _at_least(self.seed, 0, "seed")
+        _at_least(self.data, 0, "data")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Labelled or unlabelled samples: a mapping with `source` (a data source by hook) and its keys, or none."""
+
+    calibrate: dict[str, Any] | None = None
+    test: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("calibrate", "test"):
+            value = getattr(self, key)
+            if value is not None and not isinstance(value.get("source"), str):
+                raise ConfigError("no data source is named", where=key, do="Add `source: npz`, or another source's name.")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model: a factory with its weights, or a saved TorchScript file; its inputs; its data and metric."""
+
+    factory: dict[str, Any] | None = None
+    torchscript: str | None = None
+    weights: str | None = None
+    inputs: dict[str, InputConfig] = field(default_factory=dict)
+    dims: dict[str, DimConfig] = field(default_factory=dict)
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    metric: str | None = None
+    extra_inputs: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if (self.factory is None) == (self.torchscript is None):
+            raise ConfigError(
+                "a model comes from exactly one of factory and torchscript",
+                where="model",
+                do="Give factory: {_target_: package.module.Class}, or torchscript: path.",
+            )
+        if self.factory is not None and not isinstance(self.factory.get("_target_"), str):
+            raise ConfigError("no class is named", where="model.factory", do="Add `_target_: package.module.Class`.")
+        if self.torchscript is not None and self.weights is not None:
+            raise ConfigError(
+                "a saved TorchScript file has its own weights", where="model.weights", do="Remove model.weights."
+            )
+        if not self.inputs:
+            raise ConfigError(
+                "the model has no inputs", where="model.inputs", do="Name each argument of forward, in its order."
+            )
+        for name, spec in self.inputs.items():
+            for size in spec.shape:
+                if isinstance(size, str) and size not in self.dims:
+                    raise ConfigError(
+                        f"dimension {size!r} has no sizes",
+                        where=f"model.inputs.{name}.shape",
+                        do=f"Add dims: {{{size}: {{min: 1, opt: 8, max: 64}}}}. {did_you_mean(size, self.dims)}",
+                    )
+        if self.metric is not None and self.data.test is None:
+            raise ConfigError(
+                f"metric {self.metric!r} has no data to be measured on", where="model.metric", do="Give model.data.test."
+            )
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """The rule check: another severity for a rule, by its slug; `off` drops it."""
+
+    severity: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for slug, severity in self.severity.items():
+            _one_of(severity, SEVERITIES, f"severity.{slug}")
+
+
+@dataclass(frozen=True)
+class TorchscriptConfig:
+    """The capture: its method; the tolerance (worst error over the largest magnitude); module rewrites that must fire
+    and that must not be applied."""
+
+    method: str = "trace"
+    tolerance: float = 1e-4
+    require: list[str] = field(default_factory=list)
+    forbid: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _one_of(self.method, METHODS, "method")
+        _at_least(self.tolerance, 0, "tolerance")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """The export to ONNX: opset; tolerance as in the capture; symbolics and passes that must fire or must not run."""
+
+    opset: int = 17
+    tolerance: float = 1e-4
+    require: list[str] = field(default_factory=list)
+    forbid: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not 13 <= self.opset <= 20:
+            raise ConfigError(
+                f"opset {self.opset} is out of reach",
+                where="opset",
+                do="Give 13 to 20: below 13 there is no per-channel Q/DQ, the TorchScript exporter ends at 20.",
+            )
+        _at_least(self.tolerance, 0, "tolerance")
+
+
+@dataclass(frozen=True)
+class SimplifyConfig:
+    """The simplification by onnxsim: tolerance as in the capture; passes that must fire or must not run."""
+
+    tolerance: float = 1e-4
+    require: list[str] = field(default_factory=list)
+    forbid: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _at_least(self.tolerance, 0, "tolerance")
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """The calibration run: samples a batch, workers (threads; 0: one a core), every `stride`-th element counted.
+    `needed` is set by compose: true where an engine of the model has int8."""
+
+    batch_size: int = 8
+    workers: int = 0
+    stride: int = 1
+    needed: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least(self.batch_size, 1, "batch_size")
+        _at_least(self.workers, 0, "workers")
+        _at_least(self.stride, 1, "stride")
+
+
+@dataclass(frozen=True)
+class ToleranceConfig:
+    """How far a quantized artifact may be from the eager model: the metric's largest drop (0.01 = one point of
+    accuracy); without a metric the least SQNR in dB and the least agreement, 0..1. fp32 has `relative` instead: worst
+    error over the largest magnitude."""
+
+    relative: float = 1e-4
+    metric_drop: float = 0.01
+    sqnr_db: float = 20.0
+    agreement: float = 0.99
+
+    def __post_init__(self) -> None:
+        _at_least(self.relative, 0, "relative")
+        _at_least(self.metric_drop, 0, "metric_drop")
+        if not 0 <= self.agreement <= 1:
+            raise ConfigError(f"{self.agreement} is no fraction", where="agreement", do="Give 0 to 1.")
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """The precision that stands in the graph; for int8 the threshold method with its options, and patterns
+    (fnmatch, on ONNX node names) of nodes that stay in floating point."""
+
+    precision: str = "fp32"
+    method: str = "mse"
+    options: dict[str, Any] = field(default_factory=dict)
+    exclude: list[str] = field(default_factory=list)
+    tolerance: ToleranceConfig = field(default_factory=ToleranceConfig)
+    require: list[str] = field(default_factory=list)
+    forbid: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _one_of(self.precision, PRECISIONS, "precision")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """The engine: its backend; compute capabilities ("sm89"; none: the backend's default); the workspace in bytes;
+    the builder's optimization level (0..5)."""
+
+    backend: str = "tensorrt_rtx"
+    compute_capabilities: list[str] = field(default_factory=list)
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
+
+    def __post_init__(self) -> None:
+        for capability in self.compute_capabilities:
+            _one_of(capability, COMPUTE_CAPABILITIES, "compute_capabilities")
+        if self.workspace_bytes is not None:
+            _at_least(self.workspace_bytes, 1, "workspace_bytes")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise ConfigError(f"{self.optimization_level} is no level", where="optimization_level", do="Give 0 to 5.")
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """The verification: how far the engine may be from the eager model; `require_run`: true where an engine that cannot
+    be run here shall be an error."""
+
+    require_run: bool = False
+    tolerance: ToleranceConfig = field(default_factory=ToleranceConfig)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """The report: how many of the worst layers it lists. `engines` is set by compose: those of this model."""
+
+    layers: int = 20
+    engines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _at_least(self.layers, 1, "layers")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that one entry of params.yaml composes to. A stage sees only what `READS` grants it; the rest keeps
+    its default."""
+
+    model: ModelConfig
+    check: CheckConfig = field(default_factory=CheckConfig)
+    torchscript: TorchscriptConfig = field(default_factory=TorchscriptConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    simplify: SimplifyConfig = field(default_factory=SimplifyConfig)
+    calibrate: CalibrateConfig = field(default_factory=CalibrateConfig)
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+
+MODEL_STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "report")
+ENGINE_STAGES = ("quantize", "engine", "verify")
+STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "quantize", "engine", "verify", "report")
+
+_SHAPES = ("model.inputs", "model.dims")
+_SOURCE = ("model.factory", "model.torchscript", "model.weights")
+READS: dict[str, tuple[str, ...]] = {
+    "check": (*_SOURCE, *_SHAPES, "model.probes", "check", "torchscript.method"),
+    "torchscript": (*_SOURCE, *_SHAPES, "model.probes", "model.data.test", "model.metric", "torchscript"),
+    "export": (*_SHAPES, "export"),
+    "simplify": (*_SHAPES, "simplify"),
+    "calibrate": (*_SHAPES, "model.data.calibrate", "calibrate"),
+    "quantize": (*_SHAPES, "model.data.test", "model.metric", "quantize"),
+    "engine": (*_SHAPES, "quantize.precision", "engine"),
+    "verify": (*_SHAPES, "model.data.test", "model.metric", "quantize.precision", "engine", "verify"),
+    "report": ("report",),
+}
+"""The keys of a composed file that each stage may read, and so depends on (dvc.yaml names the same)."""
+
+
+def granted(stage: str, composed: Mapping[str, Any]) -> Any:
+    """What `READS` grants a stage of a composed entry, typed, as nested namespaces: `.model.dims`, `.export.opset`.
+    Anything else is an AttributeError, so that no stage can depend on what its key does not hold."""
+    view = types.SimpleNamespace()
+    for dotted in READS[stage]:
+        kind: Any = Config
+        value: Any = composed
+        place = view
+        *parents, last = dotted.split(".")
+        for part in (*parents, last):
+            kind, value = typing.get_type_hints(kind)[part], value[part]
+            if part != last or part in parents:
+                if not hasattr(place, part):
+                    setattr(place, part, types.SimpleNamespace())
+                place = getattr(place, part)
+        setattr(place, last, build(kind, value, dotted))
+    return view
+
+
+def build(kind: type, data: Any, where: str = "") -> Any:
+    """An instance of a dataclass, or of any type that its fields have, from what YAML gives.
+
+    Raises:
+        ConfigError: for an unknown key or a value of the wrong type; the message names the key.
+    """
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if data is None and type(None) in args:
+            return None
+        return build(next(arg for arg in args if arg is not type(None)), data, where)
+    if kind is Any:
+        return data
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, data, where)
+    if origin is dict:
+        _expect(isinstance(data, Mapping), data, "a mapping", where)
+        return {key: build(args[1], value, f"{where}.{key}") for key, value in data.items()}
+    if origin is list:
+        _expect(isinstance(data, (list, tuple)), data, "a list", where)
+        return [build(args[0], value, where) for value in data]
+    if kind is float:
+        _expect(isinstance(data, (int, float)) and not isinstance(data, bool), data, "a number", where)
+        return float(data)
+    _expect(isinstance(data, kind) and (kind is bool or not isinstance(data, bool)), data, f"of type {kind.__name__}", where)
+    return data
+
+
+def _build_dataclass(kind: type, data: Any, where: str) -> Any:
+    _expect(isinstance(data, Mapping), data, "a mapping", where)
+    hints = typing.get_type_hints(kind)
+    for key in data:
+        if key not in hints:
+            raise ConfigError(f"unknown key {key!r}", where=where, do=did_you_mean(str(key), hints))
+    try:
+        return kind(**{key: build(hints[key], value, f"{where}.{key}".lstrip(".")) for key, value in data.items()})
+    except ConfigError as error:
+        if where and not error.where.startswith(where):
+            place = f"{where}.{error.where}" if error.where else where
+            raise ConfigError(error.what, where=place, why=error.why, do=error.do) from None
+        raise
+
+
+def _expect(holds: bool, data: Any, wanted: str, where: str) -> None:
+    if not holds:
+        raise ConfigError(f"{data!r} is not {wanted}", where=where)
+
+
+def tensor_specs(inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig]) -> tuple[TensorSpec, ...]:
+    """The inputs with their shape ranges, in the order of forward's arguments."""
+
+    def sizes(spec: InputConfig, which: str) -> tuple[int, ...]:
+        return tuple(getattr(dims[size], which) if isinstance(size, str) else size for size in spec.shape)
+
+    return tuple(
+        TensorSpec(name, spec.dtype, sizes(spec, "min"), sizes(spec, "opt"), sizes(spec, "max"))
+        for name, spec in inputs.items()
+    )

@@ -1,0 +1,229 @@
+"""The CUDA GPU: whether one is here, asked of the driver itself, and memory on it for running an engine.
+
+The questions load libcuda by ctypes and import nothing. `Device` needs pycuda or cuda-python, which are imported when
+it is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from qntz.errors import BackendError, one_line
+
+NO_GPU = "no CUDA GPU on this machine"
+INSTALL = "Install the extra: pip install 'qntz[gpu]'."
+
+# Of the driver API's cuda.h: CUresult and CUdevice_attribute.
+_SUCCESS, _STUB_LIBRARY, _NO_DEVICE = 0, 34, 100
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+
+
+def gpu_count() -> int:
+    """The CUDA GPUs that the driver shows; 0 where there is no driver, or it does not start."""
+    return _count()[0]
+
+
+def no_gpu_reason() -> str | None:
+    """Why no CUDA GPU can be used here, in words; None where one can."""
+    return _count()[1]
+
+
+def capability(device: int = 0) -> str:
+    """The compute capability of a GPU as "sm89"; raises BackendError where there is none."""
+    driver, handle = _opened(device)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _call(driver, "cuDeviceGetAttribute", ctypes.byref(major), _CAPABILITY_MAJOR, handle)
+    _call(driver, "cuDeviceGetAttribute", ctypes.byref(minor), _CAPABILITY_MINOR, handle)
+    return f"sm{major.value}{minor.value}"
+
+
+def gpu_name(device: int = 0) -> str:
+    """The name of a GPU, "NVIDIA L4"; raises BackendError where there is none."""
+    driver, handle = _opened(device)
+    name = ctypes.create_string_buffer(256)
+    _call(driver, "cuDeviceGetName", name, len(name), handle)
+    return name.value.decode(errors="replace")
+
+
+def no_device_memory_reason() -> str | None:
+    """Why `Device` cannot be opened for want of a package, in words; None where one of the two is installed."""
+    if _installed("pycuda") or _installed("cuda.bindings"):
+        return None
+    return "neither pycuda nor cuda-python is installed"
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package is not installed
+        return False
+
+
+def _driver() -> Any | None:
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+
+
+def _count() -> tuple[int, str | None]:
+    driver = _driver()
+    if driver is None:
+        return 0, NO_GPU
+    code = driver.cuInit(0)
+    count = ctypes.c_int(0)
+    if code == _SUCCESS:
+        code = driver.cuDeviceGetCount(ctypes.byref(count))
+    if code in (_STUB_LIBRARY, _NO_DEVICE) or (code == _SUCCESS and count.value == 0):
+        return 0, NO_GPU
+    if code != _SUCCESS:
+        return 0, f"the CUDA driver of this machine does not start (CUDA error {code})"
+    return count.value, None
+
+
+def _opened(device: int) -> tuple[Any, ctypes.c_int]:
+    reason, driver = no_gpu_reason(), _driver()
+    if reason is not None or driver is None:
+        raise BackendError(reason or NO_GPU, do="Run this on a machine with an NVIDIA GPU and its driver.")
+    handle = ctypes.c_int()
+    _call(driver, "cuDeviceGet", ctypes.byref(handle), device)
+    return driver, handle
+
+
+def _call(driver: Any, function: str, *arguments: Any) -> None:
+    code = getattr(driver, function)(*arguments)
+    if code != _SUCCESS:
+        raise BackendError(f"the CUDA driver refuses {function}", why=f"CUDA error {code}")
+
+
+class Device(Protocol):
+    """Memory and a stream on the first GPU. Pointers are integers, as TensorRT takes them.
+
+    Copies are queued on the stream: a host array must stay alive and unchanged until `synchronize` returns.
+    """
+
+    stream: int
+
+    def allocate(self, size: int) -> int:
+        """A pointer to `size` bytes; it stays valid until `release`."""
+
+    def release(self, pointer: int) -> None: ...
+
+    def to_device(self, pointer: int, array: np.ndarray) -> None:
+        """Queues a copy of a C-contiguous array to `pointer`."""
+
+    def to_host(self, array: np.ndarray, pointer: int) -> None:
+        """Queues a copy from `pointer` that fills a C-contiguous array."""
+
+    def synchronize(self) -> None: ...
+
+
+def open_device() -> Device:
+    """The first GPU, through pycuda where that is installed, else through cuda-python.
+
+    Raises:
+        BackendError: neither is installed, or the GPU cannot be used.
+    """
+    reason = no_device_memory_reason()
+    if reason is not None:
+        raise BackendError("an engine cannot be run here", why=reason, do=INSTALL)
+    return _PyCuda() if _installed("pycuda") else _CudaPython()
+
+
+@contextlib.contextmanager
+def buffers(device: Device) -> Iterator[Callable[[int], int]]:
+    """Gives an `allocate` whose memory is released when the block ends."""
+    pointers: list[int] = []
+
+    def allocate(size: int) -> int:
+        pointers.append(device.allocate(max(size, 1)))  # of no bytes at all CUDA gives a null pointer
+        return pointers[-1]
+
+    try:
+        yield allocate
+    finally:
+        for pointer in pointers:
+            device.release(pointer)
+
+
+class _PyCuda:
+    def __init__(self) -> None:
+        import pycuda.driver as driver
+
+        self._driver = driver
+        self._allocations: dict[int, Any] = {}
+        try:
+            driver.init()
+            # TensorRT uses the runtime API, which lives in the primary context.
+            self._context = driver.Device(0).retain_primary_context()
+            self._context.push()
+            self._stream = driver.Stream()
+        except driver.Error as error:
+            raise BackendError("the GPU cannot be used", why=one_line(error)) from error
+        self.stream = int(self._stream.handle)
+
+    def allocate(self, size: int) -> int:
+        try:
+            allocation = self._driver.mem_alloc(size)
+        except self._driver.Error as error:
+            raise BackendError(f"{size} bytes of GPU memory are not to be had", why=one_line(error)) from error
+        self._allocations[int(allocation)] = allocation
+        return int(allocation)
+
+    def release(self, pointer: int) -> None:
+        self._allocations.pop(pointer).free()
+
+    def to_device(self, pointer: int, array: np.ndarray) -> None:
+        self._driver.memcpy_htod_async(pointer, array, self._stream)
+
+    def to_host(self, array: np.ndarray, pointer: int) -> None:
+        self._driver.memcpy_dtoh_async(array, pointer, self._stream)
+
+    def synchronize(self) -> None:
+        try:
+            self._stream.synchronize()
+        except self._driver.Error as error:
+            raise BackendError("the run failed on the GPU", why=one_line(error)) from error
+
+
+class _CudaPython:
+    def __init__(self) -> None:
+        from cuda.bindings import runtime
+
+        self._runtime = runtime
+        self._ask("cudaSetDevice", 0)
+        self._stream = self._ask("cudaStreamCreate")
+        self.stream = int(self._stream)
+
+    def allocate(self, size: int) -> int:
+        return int(self._ask("cudaMalloc", size))
+
+    def release(self, pointer: int) -> None:
+        self._ask("cudaFree", pointer)
+
+    def to_device(self, pointer: int, array: np.ndarray) -> None:
+        self._copy(pointer, array.ctypes.data, array.nbytes, "cudaMemcpyHostToDevice")
+
+    def to_host(self, array: np.ndarray, pointer: int) -> None:
+        self._copy(array.ctypes.data, pointer, array.nbytes, "cudaMemcpyDeviceToHost")
+
+    def synchronize(self) -> None:
+        self._ask("cudaStreamSynchronize", self._stream)
+
+    def _copy(self, target: int, source: int, size: int, way: str) -> None:
+        self._ask("cudaMemcpyAsync", target, source, size, getattr(self._runtime.cudaMemcpyKind, way), self._stream)
+
+    def _ask(self, function: str, *arguments: Any) -> Any:
+        """What a function of the runtime gives after its error code; raises BackendError for an error."""
+        code, *given = getattr(self._runtime, function)(*arguments)
+        if code != self._runtime.cudaError_t.cudaSuccess:
+            _, text = self._runtime.cudaGetErrorString(code)
+            raise BackendError(f"{function} failed on the GPU", why=text.decode(errors="replace"))
+        return given[0] if given else None

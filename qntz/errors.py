@@ -1,0 +1,107 @@
+"""Every error that a user can meet. One line says what happened, where, why, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class QntzError(Exception):
+    """An error with its cause, its place and its mend.
+
+    Args:
+        what: what went wrong, in a few words ("weights do not fit the model").
+        where: the file, key, operator or sample it concerns ("conf/model/digits.yaml: weights").
+        why: the reason, with the values that matter ("stem.weight is [16, 1, 3, 3], the model wants [32, 1, 3, 3]").
+        do: what the user can do about it, as a sentence ("Set model.factory.width to 16.").
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", do: str = ""):
+        self.what, self.where, self.why, self.do = what, where, why, do
+        super().__init__(self._line())
+
+    def _line(self) -> str:
+        line = f"{self.where}: {self.what}" if self.where else self.what
+        if self.why:
+            line += f": {self.why.rstrip('.')}"
+        line = line.rstrip(".") + "."
+        if self.do:
+            line += f" {self.do}"
+        return " ".join(line.split())
+
+    def as_dict(self) -> dict[str, str]:
+        return {"what": self.what, "where": self.where, "why": self.why, "do": self.do}
+
+
+class UsageError(QntzError):
+    """The command line is wrong; exit code 2."""
+
+    exit_code = 2
+
+
+class ConfigError(QntzError):
+    """conf/ or params.yaml holds something that cannot be used."""
+
+
+class PluginError(QntzError):
+    """A plugin does not load, implements an unknown hook, or two provide one name."""
+
+
+class ModelError(QntzError):
+    """The model cannot be built, its weights do not fit, or it refuses its inputs."""
+
+
+class CheckError(QntzError):
+    """The rule check found something at error level."""
+
+
+class DataError(QntzError):
+    """Calibration or test data are missing, empty, of the wrong kind, or hold NaN or infinity."""
+
+
+class CaptureError(QntzError):
+    """The model cannot be captured as TorchScript, or what was captured is not the model."""
+
+
+class RewriteError(QntzError):
+    """A rewrite did not fire although it was required, or its output differs from the original's."""
+
+
+class ExportError(QntzError):
+    """TorchScript could not be turned into ONNX."""
+
+
+class ParityError(QntzError):
+    """An artifact's outputs differ from the eager model's by more than its tolerance."""
+
+
+class QuantizeError(QntzError):
+    """A graph cannot be quantized as asked."""
+
+
+class BackendError(QntzError):
+    """A backend cannot work here, or refuses the graph."""
+
+
+class ArtifactError(QntzError):
+    """A file of the pipeline is missing, damaged or cannot be written."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest known name as a sentence, or the known names when none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    return f"Known: {', '.join(known)}." if known else "None is known."
+
+
+def one_line(error: BaseException) -> str:
+    """The first telling line of a foreign error, with its type where the text alone would not tell."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    if isinstance(error, QntzError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

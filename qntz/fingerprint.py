@@ -1,0 +1,395 @@
+"""Digests of everything that a stage's result depends on and that DVC is not told of by itself.
+
+Sources are followed statically, by their imports, functions' own imports included; nothing is imported. They are
+digested as syntax trees without docstrings and positions, so that a comment rebuilds nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import sys
+import sysconfig
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qntz import plugins
+from qntz.artifacts import digest_file
+from qntz.hookspecs import CALLED_BY
+
+TRUSTED_AGE_NS = 2_000_000_000  # a file that changed less than two seconds before it was read may change again unseen
+MISSING = "missing"
+
+
+def digest(value: Any) -> str:
+    """SHA-256, in hex, of a value made of JSON's types."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@dataclass
+class Memo:
+    """What is remembered of files between runs, in one JSON file; wrong or missing, it only costs time."""
+
+    path: Path
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path, version: str) -> Memo:
+        """The memo, empty where there is none of this version."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            data = {}
+        if not isinstance(data, dict) or data.get("version") != version:
+            data = {}
+        return cls(path, data.get("files", {}), data.get("values", {}))
+
+    def text(self, version: str) -> str:
+        return json.dumps({"version": version, "files": self.files, "values": self.values})
+
+    def of_file(self, path: Path, kind: str, make: Any) -> Any:
+        """`make(path)`, remembered by path, size, mtime, ctime and inode."""
+        status = path.stat()
+        key = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        entry = self.files.get(str(path))
+        if entry is None or entry["key"] != key:
+            entry = self.files[str(path)] = {"key": key}
+        if kind in entry:
+            return entry[kind]
+        value = make(path)
+        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > TRUSTED_AGE_NS:
+            entry[kind] = value
+        return value
+
+
+@dataclass(frozen=True)
+class Closure:
+    """The sources that a module reaches, by their name in the project, and the top-level names imported from outside."""
+
+    files: dict[str, Path]
+    outside: frozenset[str]
+    unresolved: frozenset[str] = frozenset()
+
+
+class Fingerprints:
+    """Digests for the project at `root`."""
+
+    def __init__(self, root: Path, memo: Memo):
+        self.root, self.memo = root, memo
+        self._package = Path(__file__).parent.parent
+        self._closures: dict[tuple[str, ...], Closure] = {}
+        self._origins: dict[str, Path | None] = {}
+        self._site = self._read_site()
+
+    # files
+
+    def content(self, path: Path) -> str:
+        """The digest of a file's or folder's content; "missing" where there is nothing."""
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+            return digest({str(p.relative_to(path)): self.content(p) for p in inside})
+        if not path.is_file():
+            return MISSING
+        return self.memo.of_file(path, "sha256", digest_file)
+
+    def globbed(self, patterns: Iterable[str]) -> dict[str, str]:
+        """The contents of files or globs relative to the root, by path."""
+        found: dict[str, str] = {}
+        for pattern in patterns:
+            paths = sorted(self.root.glob(pattern)) if any(c in pattern for c in "*?[") else [self.root / pattern]
+            found.update({os.path.relpath(path, self.root): self.content(path) for path in paths})
+        return found
+
+    def source(self, path: Path) -> str:
+        """The digest of a Python file's syntax tree, without docstrings and positions."""
+        return self.memo.of_file(path, "source", _source_digest)
+
+    # closures
+
+    def closure(self, modules: Iterable[str] = (), files: Iterable[Path] = ()) -> Closure:
+        """Everything that modules and files import, transitively, outside of installed distributions."""
+        key = (*sorted(modules), *sorted(map(str, files)))
+        if key not in self._closures:
+            self._closures[key] = self._walked(list(modules), list(files))
+        return self._closures[key]
+
+    def _walked(self, modules: list[str], files: list[Path]) -> Closure:
+        found: dict[str, Path] = {}
+        outside: set[str] = set()
+        unresolved: set[str] = set()
+        pending: list[tuple[str, Path | None]] = [(name, None) for name in modules]
+        pending += [(self._named(path), path) for path in files]
+        seen: set[str] = set()
+        while pending:
+            name, path = pending.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            path = path or self._locate(name)
+            if path is None:
+                top = name.partition(".")[0]
+                if top in sys.stdlib_module_names:
+                    continue
+                (outside if self._installed(top) else unresolved).add(top)
+                continue
+            found[name] = path
+            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            pending += [(parent, None) for parent in _parents(name) if self._locate(parent)]
+            for imported in self.memo.of_file(path, "imports", _imports):
+                pending += [(n, None) for n in self._imported(imported, package)]
+        return Closure(found, frozenset(outside), frozenset(unresolved))
+
+    def _imported(self, imported: list[Any], package: str) -> list[str]:
+        """The modules that one import statement loads: [module, level, names]."""
+        module, level, names = imported
+        if level:
+            base = package.split(".")[: len(package.split(".")) - level + 1]
+            module = ".".join([*base, *([module] if module else [])])
+        return [module, *(f"{module}.{n}" for n in names if self._locate(f"{module}.{n}"))]
+
+    def _named(self, path: Path) -> str:
+        return os.path.relpath(path, self.root).removesuffix(".py").replace(os.sep, ".")
+
+    def _locate(self, name: str) -> Path | None:
+        """The file of a module that is no part of an installed distribution; qntz counts as source wherever it lies."""
+        top, *rest = name.split(".")
+        origin = self._origin(top)
+        if origin is None:
+            return None
+        base = origin.joinpath(*rest)
+        for candidate in (base / "__init__.py", base.with_name(base.name + ".py")):
+            if candidate.is_file():
+                return candidate
+        return None
+
+    def _origin(self, top: str) -> Path | None:
+        """Where a top-level module lies (its package folder, or its path without .py), if outside site-packages."""
+        if top not in self._origins:
+            self._origins[top] = self._find_origin(top)
+        return self._origins[top]
+
+    def _find_origin(self, top: str) -> Path | None:
+        for base in (self.root, self._package if top == "qntz" else self.root):
+            if (base / top).is_dir() or (base / f"{top}.py").is_file():
+                return base / top
+        if top in sys.stdlib_module_names or top in self._site["top_level"]:
+            return None
+        try:
+            spec = importlib.util.find_spec(top)
+        except (ImportError, ValueError):
+            return None
+        if spec is None or not spec.origin or not spec.origin.endswith(".py") or _is_installed(spec.origin):
+            return None
+        origin = Path(spec.origin)
+        return origin.parent if origin.name == "__init__.py" else origin.with_suffix("")
+
+    # distributions
+
+    def _read_site(self) -> dict[str, Any]:
+        """The installed distributions, remembered until a folder of sys.path changes."""
+        folders = [p for p in sys.path if p and os.path.isdir(p) and Path(p) != self.root]
+        key = [[p, os.stat(p).st_mtime_ns] for p in folders]
+        site = self.memo.values.get("site")
+        if site is None or site["key"] != key:
+            site = self.memo.values["site"] = {"key": key, **_site()}
+        return site
+
+    def _installed(self, top: str) -> bool:
+        return top in self._site["top_level"] or importlib.machinery.PathFinder.find_spec(top) is not None
+
+    def versions(self, tops: Iterable[str]) -> dict[str, str]:
+        """The public version of every distribution that provides these top-level modules, by name."""
+        found = {}
+        for top in tops:
+            for name in self._site["top_level"].get(top, ()):
+                found[name] = self._site["versions"][name]
+        return dict(sorted(found.items()))
+
+    # what a stage depends on
+
+    def stage(
+        self,
+        stage: str,
+        *,
+        model: Mapping[str, Any] | None = None,
+        data: Iterable[Mapping[str, Any] | None] = (),
+        files: Iterable[str | None] = (),
+    ) -> dict[str, Any]:
+        """The `inputs.<stage>` section.
+
+        Args:
+            model: the model section, for the stages that import it.
+            data: the data sections that the stage reads. files: further paths of data (probes).
+        """
+        code = self.closure([f"stages.{stage}"])
+        outside = set(code.outside)
+        section: dict[str, Any] = {"code": digest([self._sources(code), self._assets(code)])}
+        section["plugins"] = {}
+        for name, closure in self._plugins(stage).items():
+            outside |= closure.outside
+            section["plugins"][name] = self._sources(closure)
+        if model is not None:
+            closure = self.closure(_modules([model.get("factory")]))
+            outside |= closure.outside
+            exact = stage == "check"  # findings carry lines, and suppressions are comments
+            section["model"] = digest([self._sources(closure, exact), self.globbed(model.get("extra_inputs") or ())])
+            source = model.get("weights") or model.get("torchscript")
+            section["weights"] = self.content(self.root / source) if source else None
+        sections = [d for d in data if d]
+        paths = sorted({p for d in sections for p in self._paths(d)} | {f for f in files if f})
+        closure = self.closure(_modules(sections))
+        outside |= closure.outside
+        section["data"] = {p: self.content(self.root / p) for p in paths}
+        section["data_code"] = self._sources(closure) if closure.files or closure.unresolved else None
+        section["tools"] = {"python": f"{sys.version_info[0]}.{sys.version_info[1]}", **self.versions(outside)}
+        return section
+
+    def _sources(self, closure: Closure, exact: bool = False) -> str:
+        of = self.content if exact else self.source
+        return digest([{name: of(path) for name, path in closure.files.items()}, sorted(closure.unresolved)])
+
+    def _assets(self, closure: Closure) -> dict[str, str]:
+        """The contents of what lies beside qntz's own sources and is no Python: the templates."""
+        packages = [(n, p.parent) for n, p in closure.files.items() if n.startswith("qntz.") and p.name == "__init__.py"]
+        assets = [(n, f) for n, folder in packages for f in sorted(folder.rglob("*")) if f.is_file()]
+        return {
+            f"{name}/{file.name}": self.content(file)
+            for name, file in assets
+            if file.suffix != ".py" and "__pycache__" not in file.parts
+        }
+
+    def _plugins(self, stage: str) -> dict[str, Closure]:
+        """The sources of the plugins that implement a hook which this stage calls, by name. An installed plugin counts
+        for every stage, by its version, unless its source lies outside of site-packages."""
+        found: dict[str, Closure] = {}
+        for path in plugins.builtin_files():
+            if self._implements(path, stage):
+                found[f"builtin/{path.name}"] = self.closure([f"{plugins.BUILTIN}.{path.stem}"])
+        for path in plugins.local_files(self.root):
+            if self._implements(path, stage):
+                found[f"{plugins.FOLDER}/{path.name}"] = self.closure(files=[path])
+        for name, module in self._site["plugins"]:
+            found[name] = self.closure([module])
+        return found
+
+    def _implements(self, path: Path, stage: str) -> bool:
+        hooks = self.memo.of_file(path, "hooks", _hooks)
+        return hooks is None or any(stage in CALLED_BY.get(hook, ()) for hook in hooks)
+
+    def _paths(self, data: Any, key: str = "") -> Iterable[str]:
+        """The paths that a data section names: values of file, files, folder and path, and whatever exists."""
+        if isinstance(data, Mapping):
+            for k, value in data.items():
+                if k not in ("source", "_target_"):
+                    yield from self._paths(value, str(k))
+        elif isinstance(data, (list, tuple)):
+            for value in data:
+                yield from self._paths(value, key)
+        elif isinstance(data, str) and data and (key in ("file", "files", "folder", "path") or (self.root / data).exists()):
+            yield data
+
+
+def _modules(sections: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    """The modules of the `_target_`s in sections."""
+    targets = (str(s["_target_"]) for s in sections if s and s.get("_target_"))
+    return sorted({target.rpartition(".")[0] for target in targets} - {""})
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def _parsed(path: Path) -> ast.Module | None:
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return None  # the stage that imports it gives the error; its bytes stand for it until then
+
+
+def _source_digest(path: Path) -> str:
+    tree = _parsed(path)
+    if tree is None:
+        return digest_file(path)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body:
+            first = body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+                first.value.value = ""
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _imports(path: Path) -> list[list[Any]]:
+    """The import statements of a file, as [module, level, names]; those for type checking only are left out."""
+    tree = _parsed(path)
+    found: list[list[Any]] = []
+    pending: list[ast.AST] = [tree] if tree else []
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            pending += node.orelse
+        elif isinstance(node, ast.Import):
+            found += [[alias.name, 0, []] for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append([node.module or "", node.level, sorted(alias.name for alias in node.names)])
+        else:
+            pending += ast.iter_child_nodes(node)
+    return sorted(found)
+
+
+def _hooks(path: Path) -> list[str] | None:
+    """The hooks that a plugin's file defines; None where it cannot be told, which counts as all."""
+    tree = _parsed(path)
+    if tree is None:
+        return None
+    defined = {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    imported = {a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}
+    assigned = {t.id for n in ast.walk(tree) if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+    return sorted(name for name in defined | imported | assigned if name.startswith("qntz_"))
+
+
+def _is_installed(origin: str) -> bool:
+    paths = sysconfig.get_paths()
+    return any(Path(origin).is_relative_to(paths[k]) for k in ("purelib", "platlib", "stdlib", "platstdlib"))
+
+
+def _site() -> dict[str, Any]:
+    """Versions of the installed distributions, which of them provide a top-level module, and qntz's plugins."""
+    versions: dict[str, str] = {}
+    top_level: dict[str, list[str]] = {}
+    found: list[list[str]] = []
+    for distribution in importlib.metadata.distributions():
+        name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
+        if not name or name in versions:
+            continue  # the first on sys.path counts
+        found += [[e.name, e.module] for e in distribution.entry_points if e.group == plugins.ENTRY_POINTS]
+        if _editable(distribution):
+            continue  # followed as source
+        versions[name] = distribution.version.partition("+")[0]
+        for top in _top_level(distribution):
+            top_level.setdefault(top, []).append(name)
+    return {"versions": versions, "top_level": {t: sorted(n) for t, n in top_level.items()}, "plugins": sorted(found)}
+
+
+def _editable(distribution: importlib.metadata.Distribution) -> bool:
+    direct = distribution.read_text("direct_url.json")
+    return bool(direct) and bool(json.loads(direct).get("dir_info", {}).get("editable"))
+
+
+def _top_level(distribution: importlib.metadata.Distribution) -> set[str]:
+    record = distribution.read_text("RECORD") or ""
+    tops = {line.partition(",")[0].partition("/")[0] for line in record.splitlines()}
+    tops = {t for t in tops if t and not t.endswith((".dist-info", ".data", ".libs", "__pycache__", ".pth", ".."))}
+    named = (distribution.read_text("top_level.txt") or "").split()
+    return {re.sub(r"\.(cpython|abi3).*$|\.(py|so|pyd)$", "", top) for top in tops} | set(named)

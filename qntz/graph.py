@@ -1,0 +1,35 @@
+"""What several stages ask of an ONNX graph: its operators, all its nodes, deterministic bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import onnx
+
+from qntz.errors import ExportError
+
+LARGEST_MODEL = 2**31 - 1  # protobuf's limit for one message, in bytes
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those of subgraphs after the node that holds them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from nodes_of(attribute.g)
+            for graph_of_many in attribute.graphs:
+                yield from nodes_of(graph_of_many)
+
+
+def operators(model: onnx.ModelProto) -> dict[str, int]:
+    """How often each operator occurs, subgraphs included, sorted by name."""
+    return dict(sorted(Counter(node.op_type for node in nodes_of(model.graph)).items()))
+
+
+def model_bytes(model: onnx.ModelProto, where: str) -> bytes:
+    """The model's bytes, the same for the same model; raises ExportError beyond 2 GB."""
+    if model.ByteSize() > LARGEST_MODEL:
+        raise ExportError(f"the model has {model.ByteSize()} bytes", where=where, why="ONNX files end at 2 GB")
+    return model.SerializeToString(deterministic=True)

@@ -1,0 +1,56 @@
+"""ONNX Runtime on the CPU: the reference that every ONNX artifact is run under."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qntz.errors import ExportError, one_line
+from qntz.records import Arrays
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+DISABLE, BASIC, EXTENDED, ALL = "disable", "basic", "extended", "all"
+
+
+def session(model: Path | bytes, *, threads: int = 0, optimize: str = ALL) -> onnxruntime.InferenceSession:
+    """A CPU session. threads: within an operator, 0 for one a core. Raises ExportError where the model is refused."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle workers must not burn the CPU
+    level = {
+        DISABLE: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+        BASIC: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        EXTENDED: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+        ALL: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    }
+    options.graph_optimization_level = level[optimize]
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        where = "the model" if isinstance(model, bytes) else str(model)
+        raise ExportError("ONNX Runtime refuses the graph", where=where, why=one_line(error)) from error
+
+
+def run(session: onnxruntime.InferenceSession, inputs: Arrays) -> Arrays:
+    """One run: arrays by input name in (inputs that the graph does not have are left out), outputs by name in order."""
+    known = {argument.name for argument in session.get_inputs()}
+    names = [argument.name for argument in session.get_outputs()]
+    try:
+        values = session.run(names, {name: array for name, array in inputs.items() if name in known})
+    except Exception as error:
+        shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in inputs.items())
+        raise ExportError("ONNX Runtime cannot run the graph", where=shapes, why=one_line(error)) from error
+    return dict(zip(names, values, strict=True))
+
+
+def run_all(model: Path | bytes, inputs: Sequence[Arrays], *, threads: int = 0) -> list[Arrays]:
+    """The outputs of the model on each set of inputs."""
+    opened = session(model, threads=threads)
+    return [run(opened, one) for one in inputs]

@@ -1,0 +1,116 @@
+"""Which nodes of a graph can be quantized to int8, and which activations they read. Calibrate and quantize share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from qntz.errors import ArtifactError, one_line
+from qntz.graph import nodes_of
+
+WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A Conv, ConvTranspose, Gemm or MatMul.
+
+    Attributes:
+        node: its name, as `node_names` gives it. operator: its type.
+        activations: the float32 tensors that it computes on, without repetition; empty where it is refused.
+        weight: the initializer that it holds, None for a product of two activations.
+        axis: of the weight's output channels. refusal: why it stays in floating point, or "".
+    """
+
+    node: str
+    operator: str
+    activations: tuple[str, ...] = ()
+    weight: str | None = None
+    axis: int | None = None
+    refusal: str = ""
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """The ONNX model of a file; raises ArtifactError where it is missing or none."""
+    try:
+        return onnx.load(str(path))
+    except FileNotFoundError:
+        raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
+    except Exception as error:
+        raise ArtifactError("is no ONNX model", where=str(path), why=one_line(error)) from error
+
+
+def node_names(graph: onnx.GraphProto) -> list[str]:
+    """A name for each node of the graph itself, in order: its own, or one made of its operator and first output where
+    it has none or shares it."""
+    names: list[str] = []
+    seen: set[str] = set()
+    for node in graph.node:
+        name = node.name or f"{node.op_type}_{node.output[0]}"
+        while name in seen:
+            name = f"{name}_{node.output[0]}"
+        seen.add(name)
+        names.append(name)
+    return names
+
+
+def candidates(model: onnx.ModelProto) -> list[Candidate]:
+    """All Conv, ConvTranspose, Gemm and MatMul nodes in the order of the graph; those of subgraphs are refused."""
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
+    axes: dict[str, tuple[str, int]] = {}
+    found = []
+    for name, node in zip(node_names(graph), graph.node, strict=True):
+        for attribute in node.attribute:
+            for subgraph in (attribute.g, *attribute.graphs):
+                for inner in nodes_of(subgraph):
+                    if inner.op_type in WEIGHTED_OPS:
+                        label = inner.name or f"{inner.op_type}_{inner.output[0]}"
+                        found.append(Candidate(label, inner.op_type, refusal=f"it lies in a subgraph of {name}"))
+        if node.op_type in WEIGHTED_OPS and node.domain in ("", "ai.onnx"):
+            found.append(_candidate(name, node, weights, types, axes))
+    return found
+
+
+def _candidate(
+    name: str,
+    node: onnx.NodeProto,
+    weights: dict[str, onnx.TensorProto],
+    types: dict[str, int],
+    axes: dict[str, tuple[str, int]],
+) -> Candidate:
+    left, right = node.input[0], node.input[1]
+
+    def refused(why: str) -> Candidate:
+        return Candidate(name, node.op_type, refusal=why)
+
+    if left in weights:
+        return refused("its first operand is constant")
+    for tensor in (left, right):
+        kind = weights[tensor].data_type if tensor in weights else types.get(tensor, onnx.TensorProto.UNDEFINED)
+        if kind != onnx.TensorProto.FLOAT:
+            return refused(f"{tensor!r} is {onnx.TensorProto.DataType.Name(kind).lower()}, not float32")
+    if right not in weights:
+        if node.op_type != "MatMul":
+            return refused("its weight is computed")
+        return Candidate(name, node.op_type, tuple(dict.fromkeys((left, right))))
+    rank = len(weights[right].dims)
+    if node.op_type == "MatMul" and rank != 2:
+        return refused(f"its weight has {rank} dimensions, not 2")
+    axis = _channel_axis(node)
+    owner, taken = axes.setdefault(right, (name, axis))
+    if taken != axis:
+        return refused(f"it shares its weight with {owner}, which needs scales along another axis")
+    return Candidate(name, node.op_type, (left,), right, axis)
+
+
+def _channel_axis(node: onnx.NodeProto) -> int:
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        return 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
+    return 1  # ConvTranspose [C_in, C_out / group, ...] and MatMul [K, N]

@@ -1,0 +1,187 @@
+"""Writes quantized.onnx: the simplified graph in fp32, fp16, bf16 or int8, the precision standing in the graph."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from qntz.artifacts import write_bytes
+from qntz.config import QuantizeConfig
+from qntz.errors import QuantizeError, did_you_mean, one_line
+from qntz.graph import model_bytes, operators
+from qntz.graph_passes import apply_passes, require_known
+from qntz.histograms import Histogram
+from qntz.quantizable import WEIGHTED_OPS, candidates, load_model, node_names
+from qntz.quantize.half import to_half
+from qntz.quantize.int8 import to_int8
+from qntz.quantize.ranges import calibration_cache_text, scale_of, thresholds
+from qntz.quantize.twin import runnable
+from qntz.records import Provided, ThresholdMethod
+
+__all__ = ["Quantized", "calibration_cache", "quantize", "ranges_json", "runnable"]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was written and why.
+
+    Attributes:
+        precision: fp32, fp16, bf16 or int8. method: the threshold method, "" but for int8.
+        ranges: the largest magnitude of each quantized activation, by tensor.
+        quantized: names of the nodes in the lower precision, those of subgraphs left out. skipped: the reason by node.
+        passes: what became of each graph pass. notes: what the user should know, a sentence each.
+        operators_before, operators_after: how often each operator occurs.
+    """
+
+    precision: str
+    method: str = ""
+    ranges: dict[str, float] = field(default_factory=dict)
+    quantized: tuple[str, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
+    passes: list[dict[str, Any]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+    operators_before: dict[str, int] = field(default_factory=dict)
+    operators_after: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For quantize.json; the ranges have their own file."""
+        return {
+            "precision": self.precision,
+            "method": self.method,
+            "quantized": list(self.quantized),
+            "skipped": self.skipped,
+            "passes": self.passes,
+            "notes": list(self.notes),
+            "operators_before": self.operators_before,
+            "operators_after": self.operators_after,
+        }
+
+
+def quantize(
+    onnx_path: Path,
+    histograms: Mapping[str, Histogram],
+    path: Path,
+    config: QuantizeConfig,
+    *,
+    methods: Mapping[str, ThresholdMethod],
+    passes: Sequence[Provided] = (),
+) -> Quantized:
+    """Quantizes the simplified graph and writes it to `path`, whole or not at all.
+
+    Args:
+        histograms: by tensor; only int8 reads them. methods: by name. passes: graph passes of phase "quantize", in
+            their order; they run after the precision has changed.
+
+    Raises:
+        QuantizeError: a weight holds NaN or infinity, an excluded pattern matches nothing, the method is unknown, a
+            histogram is missing, or the graph cannot be quantized. RewriteError: a required pass did not fire.
+        PluginError: a pass or a method raised. ArtifactError: `onnx_path` cannot be read or `path` be written.
+    """
+    model = load_model(onnx_path)
+    require_known(config.forbid, passes)
+    _require_finite(model, onnx_path.name)
+    before = operators(model)
+    if config.precision == "int8":
+        model, result = _int8(model, histograms, config, methods)
+    elif config.precision == "fp32":
+        notes = ("exclude has no effect on fp32",) if config.exclude else ()
+        result = {"notes": notes}
+    else:
+        model, result = _half(model, config)
+    model, told = apply_passes(model, passes, config.require, config.forbid)
+    _check(model, path.name, full=config.precision != "bf16")
+    write_bytes(path, model_bytes(model, path.name))
+    return Quantized(
+        config.precision, passes=told, operators_before=before, operators_after=operators(model), **result
+    )
+
+
+def ranges_json(quantized: Quantized) -> dict[str, Any]:
+    """The content of ranges.json: amax and scale (amax / 127) of each quantized activation, in the tensor's units."""
+    tensors = {name: {"amax": amax, "scale": float(scale_of(amax))} for name, amax in quantized.ranges.items()}
+    return {"precision": quantized.precision, "method": quantized.method, "tensors": tensors}
+
+
+def calibration_cache(quantized: Quantized) -> bytes:
+    """The ranges as TensorRT's calibration cache (TensorRT 10 and earlier); empty for other precisions than int8."""
+    if quantized.precision != "int8":
+        return b""
+    return calibration_cache_text(quantized.ranges).encode("utf-8")
+
+
+def _require_finite(model: onnx.ModelProto, where: str) -> None:
+    """Refuses NaN in any initializer, and infinity in a weight; a mask that is added to scores may be infinite."""
+    weights = {name for node in model.graph.node if node.op_type in WEIGHTED_OPS for name in node.input}
+    for tensor in model.graph.initializer:
+        if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
+            continue
+        values = onnx.numpy_helper.to_array(tensor)
+        kind = "NaN" if np.isnan(values).any() else "infinity" if np.isinf(values).any() else ""
+        if kind == "NaN" or (kind and tensor.name in weights):
+            raise QuantizeError(f"initializer {tensor.name!r} holds {kind}", where=where, do="Repair the weights.")
+
+
+def _int8(
+    model: onnx.ModelProto,
+    histograms: Mapping[str, Histogram],
+    config: QuantizeConfig,
+    methods: Mapping[str, ThresholdMethod],
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    if config.method not in methods:
+        raise QuantizeError(
+            f"no threshold method {config.method!r}", where="quantize.method", do=did_you_mean(config.method, methods)
+        )
+    found = candidates(model)
+    excluded = _excluded(config.exclude, [candidate.node for candidate in found])
+    skipped = {c.node: excluded.get(c.node, c.refusal) for c in found if c.node in excluded or c.refusal}
+    wanted = [candidate for candidate in found if candidate.node not in skipped]
+    ranges, zero = thresholds(wanted, histograms, methods[config.method], config.options)
+    skipped.update(zero)
+    chosen = [candidate for candidate in wanted if candidate.node not in zero]
+    notes = () if chosen else ("no node is quantized",)
+    result = {
+        "method": config.method,
+        "ranges": ranges,
+        "quantized": tuple(candidate.node for candidate in chosen),
+        "skipped": dict(sorted(skipped.items())),
+        "notes": notes,
+    }
+    return to_int8(model, chosen, ranges), result
+
+
+def _half(model: onnx.ModelProto, config: QuantizeConfig) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    names = node_names(model.graph)
+    excluded = _excluded(config.exclude, names)
+    half = to_half(model, config.precision, frozenset(excluded))
+    skipped = {**half.float32, **excluded}
+    quantized = tuple(name for name in names if name not in skipped)
+    return half.model, {"quantized": quantized, "skipped": dict(sorted(skipped.items())), "notes": tuple(half.notes)}
+
+
+def _excluded(patterns: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """The reason by node of those that a pattern matches; raises QuantizeError where a pattern matches none."""
+    excluded: dict[str, str] = {}
+    for pattern in patterns:
+        matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not matches:
+            raise QuantizeError(
+                f"pattern {pattern!r} matches no node that would be quantized",
+                where="quantize.exclude",
+                do=did_you_mean(pattern, names),
+            )
+        excluded.update({name: f"excluded by {pattern!r}" for name in matches if name not in excluded})
+    return excluded
+
+
+def _check(model: onnx.ModelProto, where: str, *, full: bool) -> None:
+    """ONNX's own check. Not of bfloat16's types: TensorRT takes it for operators whose schema lists float16 only."""
+    try:
+        onnx.checker.check_model(model, full_check=full)
+    except Exception as error:
+        raise QuantizeError("the quantized graph is no valid ONNX", where=where, why=one_line(error)) from error

@@ -1,0 +1,163 @@
+"""int8 by explicit Q/DQ as TensorRT takes it: symmetric, weights per channel, bias and graph outputs in float."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from qntz.errors import QuantizeError, one_line
+from qntz.graph import nodes_of
+from qntz.quantizable import WEIGHTED_OPS, Candidate, node_names
+from qntz.quantize.ranges import scale_of
+
+LEAST_OPSET = 13  # the first with scales per channel
+
+
+def to_int8(model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Mapping[str, float]) -> onnx.ModelProto:
+    """A copy of the model with Q/DQ pairs before the inputs and weights of the chosen nodes.
+
+    Other readers of a quantized activation keep the float one, but for the shortcut of a residual sum: an Add that a
+    quantized Conv feeds reads the other operand quantized, so that TensorRT can fuse the sum into the convolution.
+
+    Args:
+        ranges: the largest magnitude of each activation that a chosen node reads.
+
+    Raises:
+        QuantizeError: the opset is below 13, or ONNX Runtime's quantizer refuses the graph.
+    """
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < LEAST_OPSET:
+        raise QuantizeError(
+            f"opset {opset} has no Q/DQ per channel", where="model", do=f"Set export.opset to {LEAST_OPSET} or more."
+        )
+    model = onnx.shape_inference.infer_shapes(model)
+    for node, name in zip(model.graph.node, node_names(model.graph), strict=True):
+        node.name = name
+    originals = [node.name for node in model.graph.node]
+    betas = {node.name: _beta(node) for node in model.graph.node if node.op_type == "Gemm"}
+    outputs = {output.name for output in model.graph.output}
+    quantized = _with_pairs(model, chosen, ranges)
+    _restore_outputs(quantized.graph, [tensor for tensor in ranges if tensor in outputs])
+    by_name = {node.name: node for node in quantized.graph.node}
+    for name, beta in betas.items():  # the quantizer resets beta, which only fits a quantized bias
+        _set_beta(by_name[name], beta)
+    _unshare(quantized.graph, chosen, ranges)
+    _set_scales(quantized.graph, ranges)
+    _order(quantized.graph, originals)
+    quantized.producer_name, quantized.producer_version = model.producer_name, model.producer_version
+    del quantized.metadata_props[:]
+    quantized.metadata_props.extend(model.metadata_props)
+    return quantized
+
+
+def _with_pairs(model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Mapping[str, float]) -> onnx.ModelProto:
+    from onnxruntime.quantization.calibrate import TensorData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import QuantType, add_infer_metadata
+
+    if not chosen:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    add_infer_metadata(copy)  # types are inferred already; without this mark it would write the model to a file for it
+    limits = {t: TensorData(lowest=np.float32(-amax), highest=np.float32(amax)) for t, amax in ranges.items()}
+    try:
+        return QDQQuantizer(
+            copy,
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8,
+            tensors_range=limits,
+            nodes_to_quantize=[candidate.node for candidate in chosen],
+            nodes_to_exclude=[],
+            op_types_to_quantize=list(WEIGHTED_OPS),
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "AddQDQPairToWeight": True,
+                "QuantizeBias": False,
+                "OpTypesToExcludeOutputQuantization": list(WEIGHTED_OPS),
+            },
+        ).quantize_model()
+    except Exception as error:
+        raise QuantizeError("ONNX Runtime's quantizer refuses the graph", where="int8", why=one_line(error)) from error
+
+
+def _dequantized(tensor: str) -> str:
+    return f"{tensor}_DequantizeLinear_Output"
+
+
+def _restore_outputs(graph: onnx.GraphProto, tensors: Sequence[str]) -> None:
+    """Gives graph outputs their float values back: the quantizer renames what makes them and puts Q/DQ behind it."""
+    for tensor in tensors:
+        renamed = {tensor: _dequantized(tensor), f"{tensor}_QuantizeLinear_Input": tensor}
+        for node in graph.node:  # of subgraphs the quantizer leaves the names alone
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
+
+
+def _unshare(graph: onnx.GraphProto, chosen: Sequence[Candidate], ranges: Mapping[str, float]) -> None:
+    """Lets nodes that are not quantized read the float tensor again, weights included, but for residual shortcuts."""
+    quantized = {candidate.node for candidate in chosen}
+    activations = {_dequantized(tensor): tensor for tensor in ranges}
+    weights = {_dequantized(c.weight): c.weight for c in chosen if c.weight is not None}
+    convolved = {
+        node.output[0] for node in graph.node if node.name in quantized and node.op_type in ("Conv", "ConvTranspose")
+    }
+    for node in graph.node:
+        if node.name in quantized or node.op_type == "DequantizeLinear":
+            continue
+        residual = node.op_type == "Add" and any(name in convolved for name in node.input)
+        floats = weights if residual else {**weights, **activations}
+        node.input[:] = [floats.get(name, name) for name in node.input]
+
+
+def _set_scales(graph: onnx.GraphProto, ranges: Mapping[str, float]) -> None:
+    """Writes our scales exactly: the quantizer's own arithmetic may round the last bit otherwise."""
+    scales = {f"{tensor}_scale": scale_of(amax) for tensor, amax in ranges.items()}
+    for tensor in graph.initializer:
+        if tensor.name in scales:
+            exact = onnx.numpy_helper.from_array(np.array(scales[tensor.name], dtype=np.float32), tensor.name)
+            tensor.CopyFrom(exact)
+
+
+def _order(graph: onnx.GraphProto, originals: Sequence[str]) -> None:
+    """Puts the Q/DQ nodes, which the quantizer appends, before their first reader; the rest keeps its order."""
+    known = set(originals)
+    added = {output: node for node in graph.node if node.name not in known for output in node.output}
+    ordered: list[onnx.NodeProto] = []
+    placed: set[str] = set()
+
+    def place(node: onnx.NodeProto) -> None:
+        for name in _reads(node):
+            if name in added and name not in placed:
+                place(added[name])
+        placed.update(node.output)
+        ordered.append(node)
+
+    for node in graph.node:
+        if node.name in known:
+            place(node)
+    del graph.node[:]
+    graph.node.extend(ordered)
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """What a node reads, what its subgraphs capture included."""
+    inner = [name for a in node.attribute for g in (a.g, *a.graphs) for n in nodes_of(g) for name in n.input]
+    return [*node.input, *inner]
+
+
+def _beta(node: onnx.NodeProto) -> float | None:
+    return next((attribute.f for attribute in node.attribute if attribute.name == "beta"), None)
+
+
+def _set_beta(node: onnx.NodeProto, beta: float | None) -> None:
+    kept = [attribute for attribute in node.attribute if attribute.name != "beta"]
+    if beta is not None:
+        kept.append(onnx.helper.make_attribute("beta", beta))
+    del node.attribute[:]
+    node.attribute.extend(kept)

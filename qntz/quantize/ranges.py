@@ -1,0 +1,98 @@
+"""From histograms to ranges: thresholds by a method, scales, and TensorRT's calibration cache."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from qntz.errors import PluginError, QntzError, QuantizeError, did_you_mean, one_line
+from qntz.histograms import Histogram
+from qntz.quantizable import Candidate
+from qntz.records import ThresholdMethod
+
+INT8_MAX = 127
+TENSORRT_VERSION = 101600
+"""In the cache's header: TensorRT 10.16, the last line of versions that reads calibration caches."""
+
+
+def scale_of(amax: float) -> np.float32:
+    """The step of symmetric int8 that represents magnitudes up to `amax`."""
+    return np.float32(amax / INT8_MAX)
+
+
+def thresholds(
+    candidates: Iterable[Candidate],
+    histograms: Mapping[str, Histogram],
+    method: ThresholdMethod,
+    options: Mapping[str, Any],
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The range of every activation that the candidates read.
+
+    Returns:
+        amax by tensor, sorted; and the reason by node for those that stay in floating point because an input was zero
+        wherever it was seen.
+
+    Raises:
+        QuantizeError: a tensor has no histogram, the method has no such option, or gives no usable threshold.
+        PluginError: the method raised.
+    """
+    _require_options(method, options)
+    ranges: dict[str, float] = {}
+    zero: dict[str, str] = {}
+    for candidate in candidates:
+        for tensor in candidate.activations:
+            if tensor not in histograms:
+                raise QuantizeError(
+                    f"no histogram of {tensor!r}",
+                    where=candidate.node,
+                    why="the calibration data never gave it an element, or the histograms are of another graph",
+                    do="Run calibrate again with `calibrate.needed: true`, or add the node to quantize.exclude.",
+                )
+            if histograms[tensor].amax == 0:
+                zero[candidate.node] = f"its input {tensor!r} was zero on all calibration data"
+            elif tensor not in ranges:
+                ranges[tensor] = _threshold(tensor, histograms[tensor], method, options)
+    used = {t for c in candidates if c.node not in zero for t in c.activations}
+    return {tensor: ranges[tensor] for tensor in sorted(used)}, zero
+
+
+def _require_options(method: ThresholdMethod, options: Mapping[str, Any]) -> None:
+    parameters = list(inspect.signature(method.threshold).parameters.values())[1:]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    names = [p.name for p in parameters]
+    for name in options:
+        if name not in names:
+            raise QuantizeError(
+                f"method {method.name!r} has no option {name!r}", where="quantize.options", do=did_you_mean(name, names)
+            )
+
+
+def _threshold(tensor: str, histogram: Histogram, method: ThresholdMethod, options: Mapping[str, Any]) -> float:
+    try:
+        amax = float(method.threshold(histogram, **options))
+    except QntzError:
+        raise
+    except Exception as error:
+        raise PluginError(f"threshold method {method.name!r} fails", where=tensor, why=one_line(error)) from error
+    if not (math.isfinite(amax) and scale_of(amax) >= np.finfo(np.float32).tiny):
+        raise QuantizeError(
+            f"method {method.name!r} gives {amax:g} as threshold",
+            where=tensor,
+            why="a scale of float32 must come of it",
+            do="Choose another method, or exclude the node.",
+        )
+    return amax
+
+
+def calibration_cache_text(ranges: Mapping[str, float]) -> str:
+    """The calibration cache of TensorRT 10 and earlier: a header, then each tensor with the hex of its scale, float32,
+    big-endian."""
+    lines = [f"TRT-{TENSORRT_VERSION}-EntropyCalibration2"]
+    lines += [f"{tensor}: {struct.pack('>f', scale_of(ranges[tensor])).hex()}" for tensor in sorted(ranges)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,262 @@
+"""What hooks return: typed records, each with a name that selects it and an explicit order.
+
+Records hold functions that import torch or onnx when they are called, never when this module is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import torch
+
+    from qntz.config import EngineConfig, InputConfig
+    from qntz.histograms import Histogram
+
+Severity = Literal["error", "warning", "note"]
+Arrays = dict[str, "np.ndarray"]
+"""Arrays by the name of the input or output that they belong to."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One hazard at one place.
+
+    Attributes:
+        slug: the rule's slug. severity: error, warning or note. path: the source file, relative to the project where
+        it lies in it. line, column: 1-based; 0 where there is none. message: one sentence. evidence: what it rests on
+        ("live object", "observed run", "static source"). chain: the calls from forward to the place.
+    """
+
+    slug: str
+    severity: Severity
+    path: str
+    line: int
+    column: int
+    message: str
+    evidence: str
+    chain: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of the check as data: documentation and SARIF come from it.
+
+    Attributes:
+        code: "QZ001", unique and never reused. slug: "multi-device", unique. what, why, fix: a sentence each.
+        routes: the capture routes it concerns ("trace", "script", "dynamo"). severity: of a finding that was observed.
+        find: called with a `qntz.check.Subject`; yields findings.
+    """
+
+    code: str
+    slug: str
+    severity: Severity
+    what: str
+    why: str
+    fix: str
+    routes: tuple[str, ...]
+    link: str
+    find: Callable[[Any], Iterable[Finding]]
+
+    @property
+    def name(self) -> str:
+        return self.slug
+
+
+@dataclass(frozen=True)
+class ModuleRewrite:
+    """A submodule's replacement, applied to a copy of the model before capture.
+
+    Attributes:
+        name: selects it in `torchscript.require` and `torchscript.forbid`.
+        match: True for a submodule that it replaces.
+        apply: returns the replacement; must not change its argument.
+        tolerance: largest allowed |replacement - original| over the largest |original|, on the inputs that the
+            submodule really got from the probes.
+        after: names of rewrites that come first.
+    """
+
+    name: str
+    match: Callable[[torch.nn.Module], bool]
+    apply: Callable[[torch.nn.Module], torch.nn.Module]
+    tolerance: float = 1e-5
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Symbolic:
+    """A translation of one torch operator to ONNX, for the TorchScript exporter.
+
+    Attributes:
+        name: the operator, "aten::nan_to_num". function: `f(g, *args)` as torch.onnx documents for custom symbolic
+        functions. after: names of symbolics that are registered first.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GraphPass:
+    """A pass over an ONNX model.
+
+    Attributes:
+        name: selects it in `require` and `forbid` of the stage that runs it.
+        apply: takes a model and returns the new one and how many places it changed (0 = it did not fire).
+        after: names of passes that come first.
+    """
+
+    name: str
+    apply: Callable[[onnx.ModelProto], tuple[onnx.ModelProto, int]]
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where samples come from.
+
+    Attributes:
+        name: selected by `source:` in a model's `data` section.
+        open: called with the section's other keys and the project's root; yields one sample at a time: arrays WITHOUT
+            a batch dimension by input name, and the label under "target" where there is one. Raises
+            `qntz.errors.DataError`. The order is the same at each call.
+    """
+
+    name: str
+    open: Callable[[Mapping[str, Any], Path], Iterator[Arrays]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of merit of a model on labelled data; higher is better.
+
+    Attributes:
+        name: selected by a model's `metric`. score: outputs by name, each [samples, ...], in the model's order, and
+        targets [samples, ...]; returns the figure. agree: two sets of outputs; returns the fraction of samples, 0..1,
+        on which both decide alike.
+    """
+
+    name: str
+    score: Callable[[Arrays, np.ndarray], float]
+    agree: Callable[[Arrays, Arrays], float]
+
+
+@dataclass(frozen=True)
+class ThresholdMethod:
+    """Chooses a clipping threshold from an activation histogram.
+
+    Attributes:
+        name: selected by `quantize.method`.
+        threshold: called with a `qntz.histograms.Histogram` and the keyword options of `quantize.options`;
+            returns the largest magnitude that int8 shall represent (amax, in the tensor's units).
+    """
+
+    name: str
+    threshold: Callable[..., float]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: name, dtype as NumPy spells it, and shape range (one entry a dimension)."""
+
+    name: str
+    dtype: str
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A built engine and what the backend tells of it.
+
+    Attributes:
+        plan: the engine's bytes. version: the backend's version. target: what it was built for, in words.
+        seconds: wall seconds of the build. outputs: as TensorSpec; -1 for a dimension that is only known at run time.
+    """
+
+    plan: bytes
+    version: str
+    target: str
+    seconds: float
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Progress(Protocol):
+    """What a long work reports to. Returning False from `step` asks it to stop."""
+
+    def step(self, phase: str, done: int, total: int) -> bool: ...
+
+
+class Runner(Protocol):
+    """A loaded artifact that runs: arrays by input name in, arrays by output name out, in the model's order."""
+
+    def run(self, inputs: Arrays) -> Arrays: ...
+
+
+class Backend(Protocol):
+    """Builds and loads engines.
+
+    `refusal` answers before any long work why this backend cannot do what `config` asks, here or at all (None: it
+    can), as a `qntz.errors.BackendError` ready to be raised. `why_not_run` says in words why an engine of it cannot be
+    run on this machine (None: it can be).
+    """
+
+    name: str
+
+    def version(self) -> str: ...
+
+    def refusal(self, config: EngineConfig, precision: str) -> Exception | None: ...
+
+    def why_not_run(self, config: EngineConfig) -> str | None: ...
+
+    def build(self, onnx_path: Path, inputs: Sequence[TensorSpec], config: EngineConfig, progress: Progress) -> Built: ...
+
+    def load(self, plan: Path, config: EngineConfig) -> Runner: ...
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """A line that a plugin adds to a model's report."""
+
+    section: str
+    label: str
+    value: str
+
+
+@dataclass(frozen=True)
+class RewriteProof:
+    """What became of one rewrite: where it fired and how far its output is from the original's.
+
+    Attributes:
+        name, provider: of the rewrite. places: module paths. worst_error: over the largest magnitude, None where it
+        did not fire. tolerance: the rewrite's own. reason: why it did not fire, or "".
+    """
+
+    name: str
+    provider: str
+    places: tuple[str, ...]
+    worst_error: float | None
+    tolerance: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Provided:
+    """A record together with the plugin that it came from."""
+
+    record: Any
+    provider: str
+
+
+def inputs_of(specs: Mapping[str, InputConfig]) -> list[str]:
+    """The input names in the order of forward's arguments."""
+    return list(specs)

@@ -1,0 +1,224 @@
+"""Charts as inline SVG, from our own few lines: no script, no font, the colours from the page's style sheet.
+
+A chart is drawn at the width that it is shown at, so that its text keeps its size on a narrow screen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from qntz.report.figures import decibel, error
+
+COLOURS = 8
+DASHES = ("", "6 3", "2 3")
+LINE_HEIGHT, TEXT = 300, 12
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 44
+Scale = Callable[[float], float]
+MARKED = 60
+"""Up to so many points a line each point gets a dot."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a line: `y` is None where nothing was measured, infinite where the tensors are equal."""
+
+    x: int
+    y: float | None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    name: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row of a chart of errors: `value` and `limit` (its tolerance) None where there is none; `note` is said in place
+    of a value that is missing. `hollow`: not of the engine itself."""
+
+    name: str
+    value: float | None
+    limit: float | None = None
+    note: str = ""
+    hollow: bool = False
+
+
+def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) from at or below `low` to at or above `high`."""
+    if high <= low:
+        low, high = low - 1, high + 1
+    rough = (high - low) / (most - 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def decades(values: Sequence[float]) -> tuple[int, int]:
+    """The powers of ten that enclose the positive values; (-7, 0) where there is none."""
+    positive = [value for value in values if value > 0]
+    if not positive:
+        return -7, 0
+    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    return low - (10.0**low == min(positive)), max(high, low + 1)
+
+
+def line_chart(series: Sequence[Series], *, key: str, width: int, title: str, x_label: str, y_label: str) -> str:
+    """A line for each series over whole numbers. An equal tensor's point is a mark on the upper edge, a broken one's on
+    the lower edge; where nothing was measured the line has a gap.
+
+    Args:
+        key: unique in the page, for the ids of title and description. width: of the whole chart, in CSS pixels.
+    """
+    known = [point.y for line in series for point in line.points if point.y is not None and math.isfinite(point.y)]
+    xs = [point.x for line in series for point in line.points]
+    y_ticks = linear_ticks(min(known, default=0.0), max(known, default=1.0))
+    x_low, x_high = min(xs, default=0), max(xs, default=1)
+    right, bottom = width - RIGHT, LINE_HEIGHT - BOTTOM
+
+    def across(x: float) -> float:
+        return (LEFT + right) / 2 if x_high == x_low else LEFT + (x - x_low) / (x_high - x_low) * (right - LEFT)
+
+    def up(y: float) -> float:
+        y = min(max(y, y_ticks[0]), y_ticks[-1])
+        return bottom - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (bottom - TOP)
+
+    svg = _svg(key, width, LINE_HEIGHT, title, _described(series))
+    for tick in y_ticks:
+        _line(svg, LEFT, up(tick), right, up(tick), "grid")
+        _text(svg, LEFT - 8, up(tick) + 4, f"{tick:g}", "end")
+    for tick in sorted({int(tick) for tick in linear_ticks(x_low, x_high, 4 + width // 200) if tick == int(tick)}):
+        if x_low <= tick <= x_high:
+            _line(svg, across(tick), bottom, across(tick), bottom + 5, "axis")
+            _text(svg, across(tick), bottom + 18, str(tick), "middle")
+    _line(svg, LEFT, bottom, right, bottom, "axis")
+    _text(svg, (LEFT + right) / 2, LINE_HEIGHT - 8, x_label, "middle", "label")
+    label = _text(svg, 0, 0, y_label, "middle", "label")
+    label.set("transform", f"translate(13 {_fixed((TOP + bottom) / 2)}) rotate(-90)")
+    for place, line in enumerate(series):
+        _draw(svg, line, place, across, up)
+    return tostring(svg, encoding="unicode")
+
+
+def error_chart(bars: Sequence[Bar], *, key: str, width: int, title: str, x_label: str) -> str:
+    """A row for each error, on a logarithmic axis, with a tick at its limit. An error of 0 has no length and says so."""
+    left = min(max((len(bar.name) for bar in bars), default=0) * 7 + 12, width * 45 // 100)
+    right, row, top = width - 74, 26, 8
+    bottom = top + row * len(bars)
+    low, high = decades([value for bar in bars for value in (bar.value, bar.limit) if value is not None])
+
+    def across(value: float) -> float:
+        return left + (math.log10(value) - low) / (high - low) * (right - left)
+
+    said = "; ".join(f"{bar.name}: {bar.note or error(bar.value)}" for bar in bars)
+    svg = _svg(key, width, bottom + BOTTOM, title, said)
+    every = -(-(high - low) // max(1, (right - left) // 44))
+    for power in range(low, high + 1):
+        x = across(10.0**power)
+        _line(svg, x, top, x, bottom, "grid")
+        if (power - low) % every == 0:
+            _text(svg, x, bottom + 16, "1" if power == 0 else f"1e{power}", "middle")
+    for place, bar in enumerate(bars):
+        y = top + row * place + row / 2
+        _text(svg, left - 8, y + 4, _shortened(bar.name, (left - 12) // 7), "end", "name")
+        end = left if not bar.value else across(bar.value)
+        if bar.value:
+            attributes = {"x": _fixed(left), "y": _fixed(y - 6), "width": _fixed(end - left), "height": "12", "rx": "2"}
+            SubElement(svg, "rect", {**attributes, "class": "bar hollow" if bar.hollow else "bar"})
+        if bar.limit:
+            _line(svg, across(bar.limit), y - 10, across(bar.limit), y + 10, "limit")
+            end = max(end, across(bar.limit)) if across(bar.limit) - end < 60 else end
+        _text(svg, end + 6, y + 4, bar.note or error(bar.value), "start", "value" if bar.value is not None else "absent")
+    _line(svg, left, top, left, bottom, "axis")
+    _text(svg, (left + right) / 2, bottom + 36, x_label, "middle", "label")
+    return tostring(svg, encoding="unicode")
+
+
+def style_of(place: int) -> tuple[str, str]:
+    """The class and the dashes of the line in this place of the legend."""
+    return f"s{place % COLOURS}", DASHES[place // COLOURS % len(DASHES)]
+
+
+def _draw(svg: Element, line: Series, place: int, across: Scale, up: Scale) -> None:
+    kind, dash = style_of(place)
+    group = SubElement(svg, "g", {"class": f"series {kind}"})
+    for stretch in _stretches(line.points):
+        corners = " ".join(f"{_fixed(across(point.x))},{_fixed(up(point.y))}" for point in stretch)
+        attributes = {"points": corners, "class": "line", **({"stroke-dasharray": dash} if dash else {})}
+        SubElement(group, "polyline", attributes)
+    for point in line.points:
+        if point.y is None or (len(line.points) > MARKED and math.isfinite(point.y)):
+            continue
+        shape = "dot" if math.isfinite(point.y) else "edge"
+        place_of = {"cx": _fixed(across(point.x)), "cy": _fixed(up(point.y))}
+        dot = SubElement(group, "circle", {**place_of, "r": "3", "class": shape})
+        SubElement(dot, "title").text = f"{line.name}, {point.x} {point.name}: {decibel(point.y)}"
+
+
+def _stretches(points: Sequence[Point]) -> list[list[Point]]:
+    """The points in runs without a gap."""
+    runs: list[list[Point]] = [[]]
+    for point in points:
+        if point.y is not None and math.isfinite(point.y):
+            runs[-1].append(point)
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
+
+
+def _described(series: Sequence[Series]) -> str:
+    said = []
+    for line in series:
+        known = [point for point in line.points if point.y is not None and math.isfinite(point.y)]
+        if known:
+            worst = min(known, key=lambda point: (point.y, point.x))
+            said.append(f"{line.name}: {len(known)} points, lowest {worst.y:.1f} at {worst.x} {worst.name}".rstrip())
+        else:
+            said.append(f"{line.name}: no finite point")
+    return "; ".join(said)
+
+
+def _svg(key: str, width: int, height: int, title: str, description: str) -> Element:
+    svg = Element(
+        "svg",
+        {
+            "viewBox": f"0 0 {width} {height}",
+            "width": str(width),
+            "height": str(height),
+            "role": "img",
+            "aria-labelledby": f"{key}-title {key}-desc",
+            "class": "chart",
+        },
+    )
+    SubElement(svg, "title", {"id": f"{key}-title"}).text = title
+    SubElement(svg, "desc", {"id": f"{key}-desc"}).text = description
+    return svg
+
+
+def _line(svg: Element, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
+    ends = {"x1": _fixed(x1), "y1": _fixed(y1), "x2": _fixed(x2), "y2": _fixed(y2)}
+    SubElement(svg, "line", {**ends, "class": kind})
+
+
+def _text(svg: Element, x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Element:
+    element = SubElement(svg, "text", {"x": _fixed(x), "y": _fixed(y), "text-anchor": anchor, "class": kind})
+    element.text = text
+    return element
+
+
+def _fixed(value: float) -> str:
+    """At most one decimal, without a needless zero."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _shortened(name: str, most: int) -> str:
+    """A name cut in its middle, so that its end, which tells engines apart, stays."""
+    if len(name) <= most:
+        return name
+    tail = max(1, (most - 1) * 2 // 3)
+    return f"{name[: most - 1 - tail]}…{name[-tail:]}"

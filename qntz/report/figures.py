@@ -1,0 +1,55 @@
+"""Figures in words. A figure that nobody measured is never a number."""
+
+from __future__ import annotations
+
+import math
+
+NOT_MEASURED = "not measured"
+
+
+def fraction(value: float | None) -> str:
+    """Four decimals, never rounded up to 1 ("> 0.9999")."""
+    if value is None:
+        return NOT_MEASURED
+    text = f"{value:.4f}"
+    return "> 0.9999" if text == "1.0000" and value < 1 else text
+
+
+def error(value: float | None) -> str:
+    """A relative error, "1.2e-7"."""
+    if value is None:
+        return NOT_MEASURED
+    if value == 0:
+        return "0"
+    return scientific(value)
+
+
+def scientific(value: float) -> str:
+    """Two significant digits and the power of ten, "1.2e-7", "1e-4"."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def decibel(value: float | None) -> str:
+    """An SQNR with its unit, "34.7 dB"; equal tensors have none."""
+    if value is None:
+        return NOT_MEASURED
+    if math.isinf(value):
+        return "exact" if value > 0 else "broken"
+    return f"{value:.1f} dB"
+
+
+def size(value: float | None) -> str:
+    """Bytes in KB (1024 bytes) or MB."""
+    if value is None:
+        return NOT_MEASURED
+    return f"{value / 1024:,.1f} KB" if value < 1024 * 1024 else f"{value / 1024 / 1024:,.1f} MB"
+
+
+def count(value: int | None) -> str:
+    return NOT_MEASURED if value is None else f"{value:,}"
+
+
+def many(number: int, noun: str) -> str:
+    """"1 engine", "2 engines"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,226 @@
+"""Everything that the earlier stages recorded of one model and its engines."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qntz.artifacts import EnginePaths, ModelPaths, digest_file, read_json
+from qntz.errors import ArtifactError
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LayerFigure:
+    """A layer of the quantized graph: its node, the tensor that was compared, and that tensor's SQNR in dB (inf where
+    it equals the unquantized one; None where it was not measured)."""
+
+    layer: str
+    tensor: str
+    op: str
+    sqnr_db: float | None
+
+
+@dataclass(frozen=True)
+class ProbeFigure:
+    """An output on one probe: worst error over the largest magnitude, and SQNR in dB (None: not measured)."""
+
+    probe: str
+    output: str
+    shape: str
+    rel_error: float | None
+    sqnr_db: float | None
+
+
+@dataclass(frozen=True)
+class Material:
+    """A file that the run made. `path` is relative to the model's folder; `size` in bytes."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class EngineRun:
+    """The records of one engine."""
+
+    name: str
+    quantize: Record
+    engine: Record
+    metrics: Record
+    layers: tuple[LayerFigure, ...]
+    probes: tuple[ProbeFigure, ...]
+
+    @property
+    def precision(self) -> str | None:
+        return self.engine.get("precision") or self.quantize.get("precision")
+
+    @property
+    def was_run(self) -> bool | None:
+        """Whether verify ran the engine; None where it does not say."""
+        answer = self.metrics.get("engine_run")
+        return None if answer is None else answer == "yes"
+
+    @property
+    def why_not_run(self) -> str:
+        """Why the engine was not run, "" where it was."""
+        if self.was_run is None:
+            return "verify does not say"
+        return "" if self.was_run else str(self.metrics["engine_run"]).removeprefix("no").lstrip(": ") or "no reason given"
+
+    def figure(self, name: str) -> float | None:
+        """A figure of metrics.json, None where it was not measured."""
+        return self.metrics.get(name)
+
+    @property
+    def plan_bytes(self) -> float | None:
+        return _bytes(self.engine.get("bytes"), self.metrics.get("engine_kb"))
+
+    @property
+    def onnx_bytes(self) -> float | None:
+        return _bytes(self.quantize.get("bytes"), self.metrics.get("onnx_kb"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """The records of one model and its engines, in the order in which params.yaml names the engines."""
+
+    model: str
+    check: Record
+    torchscript: Record
+    export: Record
+    simplify: Record
+    engines: tuple[EngineRun, ...]
+    materials: tuple[Material, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON records as the hook `qntz_report` gets them: by stage, and under "engines" by engine and stage."""
+        return {
+            "model": self.model,
+            "check": dict(self.check),
+            "torchscript": dict(self.torchscript),
+            "export": dict(self.export),
+            "simplify": dict(self.simplify),
+            "engines": {
+                engine.name: {
+                    "quantize": dict(engine.quantize),
+                    "engine": dict(engine.engine),
+                    "metrics": dict(engine.metrics),
+                }
+                for engine in self.engines
+            },
+        }
+
+    @property
+    def metric(self) -> str | None:
+        """The name of the model's metric: the one that metrics.json holds for the eager model too. None: it has none."""
+        names = {key.removesuffix("_eager") for engine in self.engines for key in engine.metrics if key.endswith("_eager")}
+        return min(names, default=None)
+
+
+def gather(paths: ModelPaths, engines: Sequence[str]) -> Run:
+    """Reads the records of a model and of the engines named.
+
+    Raises:
+        ArtifactError: a record is missing or damaged, or an engine is not the one that its record describes.
+    """
+    return Run(
+        model=paths.model,
+        check=_record(paths.check_json),
+        torchscript=_record(paths.torchscript_json),
+        export=_record(paths.export_json),
+        simplify=_record(paths.simplify_json),
+        engines=tuple(_engine(paths.engine(name)) for name in engines),
+        materials=_materials(paths, engines),
+    )
+
+
+def _engine(paths: EnginePaths) -> EngineRun:
+    return EngineRun(
+        name=paths.name,
+        quantize=_record(paths.quantize_json),
+        engine=_record(paths.engine_json),
+        metrics=_record(paths.metrics),
+        layers=tuple(
+            LayerFigure(row["layer"], row["tensor"], row["op"], _number(row["sqnr_db"], paths.layer_figures))
+            for row in _rows(paths.layer_figures, ("layer", "tensor", "op", "sqnr_db"))
+        ),
+        probes=tuple(
+            ProbeFigure(
+                row["probe"],
+                row["output"],
+                row["shape"],
+                _number(row["rel_error"], paths.probe_figures),
+                _number(row["sqnr_db"], paths.probe_figures),
+            )
+            for row in _rows(paths.probe_figures, ("probe", "output", "shape", "rel_error", "sqnr_db"))
+        ),
+    )
+
+
+def _materials(paths: ModelPaths, engines: Sequence[str]) -> tuple[Material, ...]:
+    files = [paths.probes, paths.golden, paths.onnx, paths.simplified, paths.histograms]
+    for name in engines:
+        engine = paths.engine(name)
+        files += [engine.quantized, engine.calibration_cache, engine.plan]
+    found = tuple(
+        Material(file.relative_to(paths.folder).as_posix(), file.stat().st_size, digest_file(file))
+        for file in files
+        if file.is_file()
+    )
+    for name in engines:
+        _require_described(paths.engine(name), found)
+    return found
+
+
+def _require_described(engine: EnginePaths, found: Sequence[Material]) -> None:
+    plan = engine.plan.relative_to(engine.of.folder).as_posix()
+    stated = _record(engine.engine_json).get("plan_sha256")
+    for material in found:
+        if material.path == plan and stated and material.sha256 != stated:
+            raise ArtifactError(
+                "is not the engine that engine.json describes",
+                where=str(engine.plan),
+                why=f"its SHA-256 begins with {material.sha256[:12]}, the record's with {stated[:12]}",
+                do=f"Run `dvc repro engine@{engine.name}`.",
+            )
+
+
+def _record(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise ArtifactError("is no record", where=str(path), why=f"it holds a {type(record).__name__}")
+    return record
+
+
+def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            rows = list(reader)
+    except FileNotFoundError:
+        raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
+    missing = [column for column in columns if column not in (reader.fieldnames or ())]
+    if missing:
+        raise ArtifactError("lacks a column", where=str(path), why=f"{', '.join(missing)} not in the first line")
+    return rows
+
+
+def _number(text: str, path: Path) -> float | None:
+    if text == "":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise ArtifactError("is damaged", where=str(path), why=f"{text!r} is no number") from None
+    return None if math.isnan(value) else value
+
+
+def _bytes(exact: float | None, kilobytes: float | None) -> float | None:
+    return exact if exact is not None or kilobytes is None else kilobytes * 1024

@@ -1,0 +1,103 @@
+"""Samples from a data source: opened, held against the model's inputs, and put into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qntz.config import DimConfig, InputConfig
+from qntz.errors import DataError, did_you_mean
+from qntz.records import Arrays, DataSource
+
+TARGET = "target"
+TEST_BATCH = 32  # samples a batch of test data, in every stage alike, so that eager and artifact outputs pair up
+
+
+def open_samples(
+    data: Mapping[str, Any],
+    sources: Mapping[str, DataSource],
+    inputs: Mapping[str, InputConfig],
+    dims: Mapping[str, DimConfig],
+    root: Path,
+    where: str,
+) -> Iterator[Arrays]:
+    """The checked samples of one `data` section, at most `count` of them (all where it names none).
+
+    Each sample is a dict of arrays without batch dimension by input name, and the label under "target" if there is one.
+
+    Raises:
+        DataError: no such source, no samples, or a sample that does not fit the model (`where` and its number named).
+    """
+    options = dict(data)
+    name = options.pop("source")
+    if name not in sources:
+        raise DataError(f"no data source {name!r}", where=where, do=did_you_mean(name, sources))
+    limit = options.get("count")
+    given = 0
+    for given, sample in enumerate(sources[name].open(options, root), start=1):
+        yield checked(sample, inputs, dims, f"{where}, sample {given - 1}")
+        if limit is not None and given >= limit:
+            return
+    if given == 0:
+        raise DataError("no samples", where=where, do="Point it at data; qntz never calibrates on random numbers.")
+    if limit is not None and given < limit:
+        raise DataError(f"{given} samples where {limit} are asked for", where=where, do=f"Set count: {given}, or add data.")
+
+
+def checked(
+    sample: Arrays, inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig], where: str
+) -> Arrays:
+    """The sample, where it fits the model's inputs; raises DataError where it does not."""
+    sizes: dict[str, int] = {}
+    for name, spec in inputs.items():
+        if name not in sample:
+            raise DataError(f"no input {name!r}", where=where, do=did_you_mean(name, sample))
+        array = sample[name]
+        if str(array.dtype) != spec.dtype:
+            raise DataError(f"{name} is {array.dtype}, the model takes {spec.dtype}", where=where)
+        shape = spec.shape[1:]
+        if len(array.shape) != len(shape):
+            raise DataError(
+                f"{name} has shape {list(array.shape)}, the model takes {shape} a sample (without its first dimension)",
+                where=where,
+            )
+        for size, wanted in zip(array.shape, shape, strict=True):
+            if isinstance(wanted, int):
+                fits = size == wanted
+            else:
+                fits = dims[wanted].min <= size <= dims[wanted].max and sizes.setdefault(wanted, size) == size
+            if not fits:
+                raise DataError(f"{name} has shape {list(array.shape)}, the model takes {shape}", where=where)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            kind = "NaN" if np.isnan(array).any() else "infinity"
+            raise DataError(f"{name} holds {kind}", where=where, do="Repair or remove the sample.")
+    return sample
+
+
+def batches(samples: Iterable[Arrays], inputs: Mapping[str, InputConfig], batch_size: int) -> Iterator[tuple[Arrays, np.ndarray | None]]:
+    """Batches of (inputs by name [n, ...], targets [n, ...] or None); samples of another shape start a new batch."""
+    pending: list[Arrays] = []
+
+    def shape(sample: Arrays) -> list[tuple[int, ...]]:
+        return [sample[name].shape for name in inputs]
+
+    def joined() -> tuple[Arrays, np.ndarray | None]:
+        targets = np.stack([s[TARGET] for s in pending]) if TARGET in pending[0] else None
+        return {name: np.stack([s[name] for s in pending]) for name in inputs}, targets
+
+    for sample in samples:
+        if pending and (len(pending) == batch_size or shape(sample) != shape(pending[0])):
+            yield joined()
+            pending = []
+        pending.append(sample)
+    if pending:
+        yield joined()
+
+
+def largest_batch(batch_size: int, inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig]) -> int:
+    """`batch_size`, or the largest that the model's first dimension takes, where that is smaller."""
+    first = next(iter(inputs.values())).shape[0]
+    return min(batch_size, first if isinstance(first, int) else dims[first].max)

@@ -1,0 +1,75 @@
+"""Simplifies an ONNX graph with onnxsim, then by plugins' graph passes, and proves that nothing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from qntz import ort
+from qntz.compare import Difference, require_parity
+from qntz.errors import ExportError, one_line
+from qntz.graph import model_bytes, operators
+from qntz.graph_passes import apply_passes
+from qntz.records import Arrays, Provided
+
+
+@dataclass(frozen=True)
+class Simplified:
+    """The simplified model's bytes, operators and bytes before and after, passes, and its parity with eager."""
+
+    data: bytes
+    operators_before: dict[str, int]
+    operators_after: dict[str, int]
+    bytes_before: int
+    passes: list[dict[str, Any]]
+    parity: Difference
+
+
+def simplify(
+    path: Path,
+    probes: Sequence[Arrays],
+    golden: Sequence[Arrays],
+    *,
+    tolerance: float = 1e-4,
+    passes: Sequence[Provided] = (),
+    require: Sequence[str] = (),
+    forbid: Sequence[str] = (),
+) -> Simplified:
+    """Simplifies the ONNX model at `path` and compares it with the eager outputs on every probe.
+
+    Raises:
+        ExportError: onnxsim cannot simplify the graph. RewriteError: a required pass did not fire.
+        ParityError: outputs differ by more than `tolerance` of the largest magnitude.
+    """
+    import onnxsim
+
+    model = onnx.load(str(path))
+    try:
+        smaller, _ = onnxsim.simplify(model)
+    except Exception as error:
+        raise ExportError("onnxsim cannot simplify the graph", where=path.name, why=one_line(error)) from error
+    smaller, told = apply_passes(smaller, passes, require, forbid)
+    data = model_bytes(smaller, "simplified.onnx")
+    parity = require_parity(
+        ort.run_all(data, probes), golden, tolerance, "simplified.onnx", "Report it to onnxsim with model.onnx."
+    )
+    return Simplified(data, operators(model), operators(smaller), path.stat().st_size, told, parity)
+
+
+def record(simplified: Simplified, tolerance: float) -> dict[str, Any]:
+    """simplify.json: operators and bytes before and after, what the passes did, and the parity."""
+    return {
+        "operators_before": simplified.operators_before,
+        "operators_after": simplified.operators_after,
+        "nodes_before": sum(simplified.operators_before.values()),
+        "nodes_after": sum(simplified.operators_after.values()),
+        "bytes_before": simplified.bytes_before,
+        "bytes_after": len(simplified.data),
+        "passes": simplified.passes,
+        "parity": simplified.parity.as_dict(),
+        "tolerance": tolerance,
+    }

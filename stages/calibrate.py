@@ -1,0 +1,44 @@
+"""calibrate: one pass over the calibration data; histograms of every tensor that an engine may quantize."""
+
+from stages.entry import Job, run
+
+
+def work(job: Job) -> None:
+    from qntz.artifacts import write_npz
+    from qntz.calibrate import collect
+    from qntz.errors import DataError
+    from qntz.histograms import arrays_of
+    from qntz.progress import Bar
+    from qntz.samples import batches, largest_batch, open_samples
+
+    model, config = job.config.model, job.config.calibrate
+    if not config.needed:
+        write_npz(job.of.histograms, arrays_of({}))
+        return job.say("no engine of this model needs histograms")
+    data = model.data.calibrate
+    if data is None:
+        raise DataError(
+            "no calibration data", where="model.data.calibrate", do="Name a source; qntz never calibrates on random data."
+        )
+    sources = job.plugins.records("qntz_data_sources")
+    samples = list(open_samples(data, sources, model.inputs, model.dims, job.root, "model.data.calibrate"))
+    size = largest_batch(config.batch_size, model.inputs, model.dims)
+    first = next(iter(model.inputs.values())).shape[0]
+    alone = first == 1 if isinstance(first, int) else model.dims[first].min == 1
+    with Bar(f"calibrate {job.name}") as progress:
+        groups = list(batches(samples, model.inputs, size))
+        histograms = collect(
+            job.of.simplified,
+            (inputs for inputs, _ in groups),
+            workers=config.workers,
+            stride=config.stride,
+            progress=progress,
+            total=len(groups),
+            split=alone,
+        )
+    write_npz(job.of.histograms, arrays_of(histograms))
+    return job.say(f"{len(samples)} samples, {len(histograms)} tensors")
+
+
+if __name__ == "__main__":
+    run("calibrate", work)

@@ -1,0 +1,22 @@
+"""Composes conf/ and params.yaml into build/config; the errors of single entries end with their stages, not here."""
+
+import sys
+from pathlib import Path
+
+from qntz.compose import compose
+from qntz.errors import QntzError
+
+
+def main() -> int:
+    try:
+        result = compose(Path.cwd())
+    except QntzError as error:
+        print(f"error: compose: {error}", file=sys.stderr)
+        return error.exit_code
+    for error in result.errors.values():
+        print(f"error: compose: {error}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

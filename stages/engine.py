@@ -1,0 +1,30 @@
+"""engine: the backend's engine, with everything that it was made from."""
+
+from stages.entry import Job, run
+
+
+def work(job: Job) -> None:
+    from qntz.artifacts import digest_file, write_bytes, write_json
+    from qntz.config import tensor_specs
+    from qntz.engine import build_engine, choose_backend
+    from qntz.progress import Bar
+
+    config, model = job.config.engine, job.config.model
+    backend = choose_backend(config.backend, job.plugins.records("qntz_backends"))
+    with Bar(f"engine {job.name}") as progress:
+        plan, record = build_engine(
+            job.paths.quantized,
+            tensor_specs(model.inputs, model.dims),
+            config,
+            job.config.quantize.precision,
+            backend,
+            progress,
+            {"quantized.onnx": digest_file(job.paths.quantized)},
+        )
+    write_bytes(job.paths.plan, plan)
+    write_json(job.paths.engine_json, record)
+    job.say(f"{record['backend']} {record['version']} for {record['target']}, {len(plan):,} bytes")
+
+
+if __name__ == "__main__":
+    run("engine", work)

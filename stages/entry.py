@@ -1,0 +1,137 @@
+"""What every stage does around its work: reads its section, dies with its parent, says errors in one line."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from qntz import plugins
+from qntz.artifacts import EnginePaths, ModelPaths, composed_path
+from qntz.config import ENGINE_STAGES, granted
+from qntz.errors import ArtifactError, ConfigError, QntzError, UsageError
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage is given: the project's root, its entry's name, the configuration it may read, and the paths."""
+
+    root: Path
+    stage: str
+    name: str
+    config: Any
+    of: ModelPaths
+
+    @property
+    def paths(self) -> EnginePaths:
+        """The paths of the engine, for the stages that have one."""
+        return self.of.engine(self.name)
+
+    @functools.cached_property
+    def plugins(self) -> plugins.Plugins:
+        return plugins.load(self.root)
+
+    def say(self, text: str) -> None:
+        print(f"{self.stage} {self.name}: {text}")
+
+
+def run(stage: str, work: Callable[[Job], None]) -> NoReturn:
+    """Runs a stage for the entry that the command line names, and exits: 0, 1 for a failure, 2 for wrong usage."""
+    _die_with_parent()
+    _fix_hash_seed(stage)
+    debug = "--debug" in sys.argv
+    try:
+        names = [argument for argument in sys.argv[1:] if argument != "--debug"]
+        if len(names) != 1:
+            raise UsageError(f"one name is wanted, {len(names)} given", do=f"python -m stages.{stage} NAME [--debug]")
+        job = _job(stage, names[0])
+        _guarded(job, work, debug)
+    except QntzError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {stage} {' '.join(sys.argv[1:2])}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print(f"error: {stage}: interrupted; `dvc repro` goes on from here.", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _guarded(job: Job, work: Callable[[Job], None], debug: bool) -> None:
+    try:
+        work(job)
+    except QntzError as error:
+        for provider, hint in job.plugins.explanations(error):
+            print(f"hint ({provider}): {hint}", file=sys.stderr)
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise QntzError(
+            "unexpected error, a bug in qntz or in a plugin",
+            where=f"{Path(frame.filename).name}:{frame.lineno}",
+            why=f"{type(error).__name__}: {error}"[:500],
+            do=f"See all of it with `python -m stages.{job.stage} {job.name} --debug`.",
+        ) from error
+
+
+def _job(stage: str, name: str) -> Job:
+    root = Path.cwd()
+    path = composed_path(root, "engines" if stage in ENGINE_STAGES else "models", name)
+    try:
+        composed = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"no entry {name!r}", where="params.yaml", do="Add it, or run `dvc repro compose` from the project's root."
+        ) from None
+    if composed.get("error"):
+        raise ConfigError(**composed["error"])
+    return Job(root, stage, name, granted(stage, composed), ModelPaths(root, composed.get("model_name", name)))
+
+
+def _fix_hash_seed(stage: str) -> None:
+    """torch.jit.script orders what it writes by Python's hashes: start over with a fixed seed, the same everywhere."""
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.execve(sys.executable, [sys.executable, "-m", f"stages.{stage}", *sys.argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
+
+
+def _die_with_parent() -> None:
+    """A stage must not go on writing when dvc was killed: Linux sends SIGKILL when the parent ends, and a thread
+    looks after the process above it, for shells that stay between dvc and the stage."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    above = _parent_of(parent)
+    if above is None or above <= 1:
+        return
+
+    def watch() -> None:
+        while _parent_of(parent) == above:
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _parent_of(pid: int) -> int | None:
+    """The parent of a process, from /proc; None where there is no /proc."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None

@@ -1,0 +1,31 @@
+"""export: TorchScript to ONNX, checked, run under ONNX Runtime and compared with eager on every probe."""
+
+from stages.entry import Job, run
+
+
+def work(job: Job) -> None:
+    from qntz.artifacts import CAPTURED_MODULE, read_runs, write_bytes, write_json
+    from qntz.export import export, record
+
+    config = job.config.export
+    exported = export(
+        job.of.captured / CAPTURED_MODULE,
+        job.config.model.inputs,
+        read_runs(job.of.probes),
+        read_runs(job.of.golden),
+        opset=config.opset,
+        tolerance=config.tolerance,
+        symbolics=job.plugins.provided("qntz_symbolics", opset=config.opset),
+        passes=job.plugins.provided("qntz_graph_passes", phase="export"),
+        require=config.require,
+        forbid=config.forbid,
+    )
+    write_bytes(job.of.onnx, exported.data)
+    write_json(job.of.export_json, record(exported, config.tolerance))
+    write_json(job.of.sources, exported.sources)
+    nodes = sum(exported.operators.values())
+    job.say(f"opset {exported.opset}, {nodes} nodes, worst error {exported.parity.error:.2g}")
+
+
+if __name__ == "__main__":
+    run("export", work)

@@ -1,0 +1,45 @@
+"""quantize: the engine's precision written into the graph, and the graph held against the eager model."""
+
+from stages.entry import Job, run
+
+
+def work(job: Job) -> None:
+    from qntz import ort
+    from qntz.artifacts import read_npz, read_runs, replacing, write_bytes, write_json
+    from qntz.figures import gate, measure
+    from qntz.histograms import histograms_from
+    from qntz.verify import metrics_of
+    from qntz.quantize import calibration_cache, quantize, ranges_json, runnable
+    from stages.testdata import metric, test_batches, test_samples
+
+    config, paths, scored = job.config.quantize, job.paths, metric(job)
+    histograms = histograms_from(read_npz(job.of.histograms), str(job.of.histograms))
+    with replacing(paths.quantized) as temporary:  # takes its place only when it has passed the gate
+        quantized = quantize(
+            job.of.simplified,
+            histograms,
+            temporary,
+            config,
+            methods=job.plugins.records("qntz_threshold_methods"),
+            passes=job.plugins.provided("qntz_graph_passes", phase="quantize"),
+        )
+        size = temporary.stat().st_size
+        session = ort.session(runnable(temporary.read_bytes()) if config.precision == "bf16" else temporary)
+        figures = measure(
+            lambda inputs: ort.run(session, inputs),
+            read_runs(job.of.probes),
+            read_runs(job.of.golden),
+            test_batches(job, test_samples(job)),
+            read_runs(job.of.reference),
+            scored,
+        )
+        gate(figures, config.precision, config.tolerance, scored, f"{job.name}: quantized.onnx")
+    told = metrics_of(figures, scored, {}, "")
+    write_json(paths.ranges, ranges_json(quantized))
+    write_bytes(paths.calibration_cache, calibration_cache(quantized))
+    write_json(paths.quantize_json, {**quantized.as_dict(), "figures": told, "bytes": size})
+    job.say(f"{config.precision}, " + ", ".join(f"{name} {value:g}" for name, value in told.items() if isinstance(value, (int, float))))
+
+
+if __name__ == "__main__":
+    run("quantize", work)

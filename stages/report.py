@@ -1,0 +1,24 @@
+"""report: one page that compares the model's engines, and their figures per layer for `dvc plots show`."""
+
+from stages.entry import Job, run
+
+
+def work(job: Job) -> None:
+    from rich.console import Console
+
+    from qntz.artifacts import write_text
+    from qntz.report import gather, plots_csv, render_html, terminal_summary
+
+    config = job.config.report
+    found = gather(job.of, config.engines)
+    rows = job.plugins.rows(found.as_dict())
+    write_text(job.of.report, render_html(found, rows, config))
+    write_text(job.of.plots, plots_csv(found))
+    console = Console()
+    # a log has no width to fit into: rather long lines than cut figures
+    Console(width=max(console.width, 120) if not console.is_terminal else None).print(terminal_summary(found))
+    job.say(f"build/reports/{job.name}.html")
+
+
+if __name__ == "__main__":
+    run("report", work)

@@ -1,0 +1,34 @@
+"""A model's test data and metric, for the stages that measure on them: torchscript, quantize, verify."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qntz.errors import ConfigError, did_you_mean
+from qntz.records import Arrays, Metric
+from qntz.samples import TEST_BATCH, batches, largest_batch, open_samples
+from stages.entry import Job
+
+
+def test_samples(job: Job) -> list[Arrays]:
+    """The samples, [] where the model has none: arrays without batch dimension by name, and "target"."""
+    model = job.config.model
+    if model.data.test is None:
+        return []
+    sources = job.plugins.records("qntz_data_sources")
+    return list(open_samples(model.data.test, sources, model.inputs, model.dims, job.root, "model.data.test"))
+
+
+def test_batches(job: Job, samples: list[Arrays]) -> list[tuple[Arrays, Any]]:
+    """The samples in batches, the same in every stage: (inputs by name, targets or None)."""
+    model = job.config.model
+    return list(batches(samples, model.inputs, largest_batch(TEST_BATCH, model.inputs, model.dims)))
+
+
+def metric(job: Job) -> Metric | None:
+    """The model's metric, if it names one; raises ConfigError where no plugin provides it."""
+    name = job.config.model.metric
+    metrics = job.plugins.records("qntz_metrics")
+    if name is not None and name not in metrics:
+        raise ConfigError(f"no metric {name!r}", where="model.metric", do=did_you_mean(name, metrics))
+    return metrics.get(name)

@@ -1,0 +1,37 @@
+"""torchscript: the model captured, after the module rewrites, and compared with eager on every probe."""
+
+from stages.entry import Job, run
+
+
+def work(job: Job) -> None:
+    from qntz.artifacts import CAPTURED_MODULE, write_bytes, write_json, write_runs
+    from qntz.model import in_order, load_model, run_model
+    from qntz.probes import probes_for
+    from qntz.torchscript import archive_bytes, capture, record, rewritten
+    from stages.testdata import test_batches, test_samples
+
+    model, config = job.config.model, job.config.torchscript
+    eager = load_model(model.factory, model.weights, model.torchscript, job.root)
+    order = in_order(eager, list(model.inputs))
+    samples = test_samples(job)
+    probes = probes_for(model.probes, model.inputs, model.dims, job.root, samples)
+    rewrites = job.plugins.provided("qntz_module_rewrites")
+    module, proofs = rewritten(eager, rewrites, probes, order, require=config.require, forbid=config.forbid)
+    captured = capture(
+        module, probes[0], probes[1:], dims=model.dims, method=config.method, tolerance=config.tolerance, original=eager
+    )
+    reference = [run_model(eager, inputs, order) for inputs, _ in test_batches(job, samples)]
+    write_bytes(job.of.captured / CAPTURED_MODULE, archive_bytes(captured.module))
+    write_runs(job.of.probes, probes)
+    write_runs(job.of.golden, captured.golden)
+    write_runs(job.of.reference, reference)
+    write_json(job.of.torchscript_json, record(captured, proofs, config.tolerance, eager))
+    fired = [proof.name for proof in proofs if proof.places]
+    job.say(
+        f"{captured.method} is right on {len(probes)} probes, worst error {captured.parity.error:.2g}"
+        + (f"; rewritten: {', '.join(fired)}" if fired else "")
+    )
+
+
+if __name__ == "__main__":
+    run("torchscript", work)

@@ -1,0 +1,37 @@
+"""verify: the engine against the eager model; where it cannot run here, its graph, and it says so."""
+
+from stages.entry import Job, run
+
+
+def work(job: Job) -> None:
+    from qntz.artifacts import read_runs, write_json, write_text
+    from qntz.engine import choose_backend
+    from qntz.quantize import runnable
+    from qntz.verify import verify
+    from stages.testdata import metric, test_batches, test_samples
+
+    paths, precision = job.paths, job.config.quantize.precision
+    verified = verify(
+        quantized=paths.quantized,
+        simplified=job.of.simplified,
+        plan=paths.plan,
+        backend=choose_backend(job.config.engine.backend, job.plugins.records("qntz_backends")),
+        engine=job.config.engine,
+        precision=precision,
+        config=job.config.verify,
+        probes=read_runs(job.of.probes),
+        golden=read_runs(job.of.golden),
+        batches=test_batches(job, test_samples(job)),
+        reference=read_runs(job.of.reference),
+        metric=metric(job),
+        sizes={"onnx": paths.quantized.stat().st_size, "engine": paths.plan.stat().st_size},
+        runnable=runnable(paths.quantized.read_bytes()) if precision == "bf16" else None,
+    )
+    write_json(paths.metrics, verified.metrics)
+    write_text(paths.probe_figures, verified.probe_figures)
+    write_text(paths.layer_figures, verified.layer_figures)
+    job.say(f"within tolerance; engine {verified.engine}")
+
+
+if __name__ == "__main__":
+    run("verify", work)

@@ -1,0 +1,225 @@
+"""The calibration pass: what it counts, what it does not depend on, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from qntz.calibrate import collect, quantizable_tensors
+from qntz.errors import ArtifactError, DataError, QntzError
+from qntz.histograms import Histogram, histogram_of
+
+RNG = np.random.default_rng(7)
+IMAGES = RNG.normal(0, 1, (13, 3, 6, 5)).astype(np.float32)
+KERNEL = RNG.normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32)
+DENSE = RNG.normal(0, 0.3, (4, 7)).astype(np.float32)
+
+
+def conv_net() -> onnx.ModelProto:
+    """Conv, Relu, mean over the image, Gemm, product of the result with its transpose."""
+    nodes = [
+        helper.make_node("Conv", ["x", "kernel"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("ReduceMean", ["r"], ["m"], "mean", axes=[2, 3], keepdims=0),
+        helper.make_node("Gemm", ["m", "dense"], ["g"], "gemm"),
+        helper.make_node("Unsqueeze", ["g", "axis"], ["u"], "unsqueeze"),
+        helper.make_node("Transpose", ["u"], ["t"], "transpose", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["u", "t"], ["y"], "product"),
+    ]
+    return model_of(nodes, {"kernel": KERNEL, "dense": DENSE, "axis": np.array([2])}, ["n", 3, 6, 5], ["n", 7, 7])
+
+
+def model_of(nodes, weights, shape_in, shape_out) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape_in)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape_out)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    onnx.save(conv_net(), tmp_path / "m.onnx")
+    return tmp_path / "m.onnx"
+
+
+def in_batches(size: int, images: np.ndarray = IMAGES):
+    return ({"x": images[i : i + size]} for i in range(0, len(images), size))
+
+
+def same(a: dict[str, Histogram], b: dict[str, Histogram]) -> bool:
+    return list(a) == list(b) and all(
+        np.array_equal(a[k].counts, b[k].counts) and (a[k].minimum, a[k].maximum) == (b[k].minimum, b[k].maximum)
+        for k in a
+    )
+
+
+def test_the_tensors_are_the_activations_of_weighted_nodes():
+    assert quantizable_tensors(conv_net()) == ["x", "m", "u", "t"]
+
+
+def test_nodes_of_subgraphs_and_other_types_give_no_tensor():
+    model = conv_net()
+    inner = helper.make_graph(
+        [helper.make_node("MatMul", ["r", "r"], ["inner"], "in_if")],
+        "then",
+        [],
+        [helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)],
+    )
+    model.graph.node.append(helper.make_node("If", ["flag"], ["z"], "if", then_branch=inner, else_branch=inner))
+    model.graph.node.append(helper.make_node("MatMul", ["numbers", "numbers"], ["nn"], "of_integers"))
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(2, dtype=np.int64), "numbers"))
+    assert quantizable_tensors(model) == ["x", "m", "u", "t"]
+
+
+def test_counts_are_those_of_the_values_worked_out_with_torch(path):
+    import torch
+    from torch.nn import functional
+
+    seen = collect(path, in_batches(4))
+    assert list(seen) == ["m", "t", "u", "x"]
+    assert np.array_equal(seen["x"].counts, histogram_of(IMAGES).counts)
+    mean = functional.conv2d(torch.from_numpy(IMAGES), torch.from_numpy(KERNEL), padding=1).relu().mean((2, 3))
+    out = (mean @ torch.from_numpy(DENSE)).numpy()
+    assert seen["m"].maximum == pytest.approx(float(mean.max()), rel=1e-5)
+    assert seen["m"].counts.sum() == 13 * 4
+    assert seen["u"].counts.sum() == 13 * 7
+    # Another kernel may round a value over the edge of its bin, so that a few counts may move to the next bin.
+    moved = np.abs(np.cumsum(seen["u"].counts) - np.cumsum(histogram_of(out).counts)).max()
+    assert moved <= 2
+    assert (seen["u"].minimum, seen["u"].maximum) == pytest.approx((float(out.min()), float(out.max())), rel=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize(("size", "workers"), [(1, 1), (5, 3), (13, 2)])
+def test_batch_size_order_and_workers_change_nothing(path, size, workers, stride):
+    order = np.random.default_rng(size).permutation(len(IMAGES))
+    reference = collect(path, in_batches(4), workers=1, stride=stride)
+    assert same(reference, collect(path, in_batches(size, IMAGES[order]), workers=workers, stride=stride))
+
+
+def test_single_rows_round_otherwise_than_batches_so_that_batches_are_split(tmp_path):
+    """The sum over the middle axis of one sample takes another kernel than that of several."""
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axis"], ["s"], "sum", keepdims=0),
+        helper.make_node("MatMul", ["s", "w"], ["y"], "matmul"),
+    ]
+    weights = {"axis": np.array([1]), "w": RNG.normal(size=(64, 5)).astype(np.float32)}
+    onnx.save(model_of(nodes, weights, ["n", 33, 64], ["n", 5]), tmp_path / "sum.onnx")
+    data = RNG.normal(0, 1, (9, 33, 64)).astype(np.float32)
+    alone = collect(tmp_path / "sum.onnx", in_batches(1, data))
+    assert same(alone, collect(tmp_path / "sum.onnx", in_batches(9, data)))
+    whole = collect(tmp_path / "sum.onnx", in_batches(9, data), split=False)
+    assert whole["s"].counts.sum() == alone["s"].counts.sum()
+
+
+def test_a_fixed_batch_size_is_not_split(tmp_path):
+    model = conv_net()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, tmp_path / "fixed.onnx")
+    assert collect(tmp_path / "fixed.onnx", in_batches(4, IMAGES[:8]))["m"].counts.sum() == 8 * 4
+
+
+def test_optimisation_keeps_tapped_tensors_that_it_would_fuse_away(tmp_path):
+    """BatchNormalization folds into Conv, and Identity is dropped: the tapped names must survive with their values."""
+    nodes = [
+        helper.make_node("Conv", ["x", "kernel"], ["c"], "conv"),
+        helper.make_node("BatchNormalization", ["c", "s", "b", "mean", "var"], ["n"], "bn"),
+        helper.make_node("Identity", ["n"], ["i"], "identity"),
+        helper.make_node("Conv", ["i", "second"], ["y"], "conv2"),
+    ]
+    ones = np.ones(4, np.float32)
+    weights = {
+        "kernel": KERNEL,
+        "second": KERNEL.transpose(1, 0, 2, 3).copy(),
+        **{"s": 2 * ones, "b": ones, "mean": 0 * ones, "var": ones},
+    }
+    onnx.save(model_of(nodes, weights, ["n", 3, 6, 5], ["n", 3, 2, 1]), tmp_path / "bn.onnx")
+    model = onnx.load(tmp_path / "bn.onnx")
+    assert quantizable_tensors(model) == ["x", "i"]
+    from onnx.reference import ReferenceEvaluator
+
+    model.graph.output.append(helper.make_tensor_value_info("i", TensorProto.FLOAT, None))
+    expected = ReferenceEvaluator(model).run(["i"], {"x": IMAGES})[0]
+    seen = collect(tmp_path / "bn.onnx", in_batches(6))["i"]
+    assert (seen.minimum, seen.maximum) == pytest.approx((expected.min(), expected.max()), rel=1e-5)
+
+
+@pytest.mark.parametrize(("bad", "kind"), [(-1.0, "NaN"), (0.0, "infinity")])
+def test_nan_and_infinity_name_the_tensor_and_the_first_bad_batch(tmp_path, bad, kind):
+    nodes = [helper.make_node("Log", ["x"], ["l"], "log"), helper.make_node("MatMul", ["l", "w"], ["y"], "matmul")]
+    onnx.save(model_of(nodes, {"w": DENSE}, ["n", 4], ["n", 7]), tmp_path / "log.onnx")
+    data = np.full((24, 4), 0.5, np.float32)
+    data[[9, 15, 23], 2] = bad
+    with pytest.raises(DataError) as caught:
+        collect(tmp_path / "log.onnx", in_batches(2, data), workers=3)
+    assert str(caught.value) == (
+        f"calibration batch 4: activation 'l' holds {kind}. Find the operator that makes it; int8 has neither."
+    )
+
+
+def test_no_batches_are_refused(path):
+    with pytest.raises(DataError, match=r"m\.onnx: no calibration batches\. Point model\.data\.calibrate at data\.$"):
+        collect(path, iter(()))
+
+
+def test_a_missing_input_and_a_wrong_shape_name_the_batch(path):
+    with pytest.raises(DataError, match=r"^calibration batch 1 \(x float32 \[1, 2, 6, 5\]\): ONNX Runtime cannot run"):
+        collect(path, [{"x": IMAGES[:1]}, {"x": IMAGES[:1, :2]}])
+    with pytest.raises(DataError, match=r"^calibration batch 0 \(\): ONNX Runtime cannot run the graph: ValueError: Re"):
+        collect(path, [{"z": IMAGES[:1]}])
+
+
+def test_a_missing_or_damaged_model_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match=r"gone\.onnx: is missing\. Run `dvc repro`\.$"):
+        collect(tmp_path / "gone.onnx", in_batches(4))
+    (tmp_path / "bad.onnx").write_bytes(b"\xff" * 100)
+    with pytest.raises(ArtifactError, match=r"bad\.onnx: is no ONNX model: DecodeError"):
+        collect(tmp_path / "bad.onnx", in_batches(4))
+
+
+class Recorder:
+    def __init__(self, stop_at: int = 99) -> None:
+        self.steps: list[tuple[str, int, int]] = []
+        self.stop_at = stop_at
+
+    def step(self, phase: str, done: int, total: int) -> bool:
+        self.steps.append((phase, done, total))
+        return done < self.stop_at
+
+
+def test_progress_is_told_and_can_stop(path):
+    progress = Recorder()
+    collect(path, in_batches(5), progress=progress, total=3)
+    assert progress.steps == [("calibrate", 1, 3), ("calibrate", 2, 3), ("calibrate", 3, 3)]
+    with pytest.raises(QntzError, match=r"^calibrate: stopped on request\.$"):
+        collect(path, in_batches(1), progress=Recorder(stop_at=2))
+
+
+def test_batches_are_read_only_as_fast_as_they_are_used(path):
+    """Memory is bounded: no more than two batches a worker wait."""
+    read, most = 0, 0
+
+    class Watch(Recorder):
+        def step(self, phase: str, done: int, total: int) -> bool:
+            nonlocal most
+            most = max(most, read - done)
+            return True
+
+    def counted():
+        nonlocal read
+        for batch in in_batches(1, np.concatenate([IMAGES] * 3)):
+            read += 1
+            yield batch
+
+    collect(path, counted(), workers=2, progress=Watch())
+    assert read == 39
+    assert most <= 4

@@ -1,0 +1,129 @@
+"""Stand-ins for the device memory of cuda-python and pycuda: host memory behind addresses, copies that wait in their
+stream until it is flushed, and an account of what was allocated and released."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import types
+from typing import Any
+
+import numpy as np
+
+STREAM = 77
+
+
+class FakeCuda:
+    """The memory of one imagined GPU."""
+
+    def __init__(self) -> None:
+        self.memory: dict[int, Any] = {}
+        self.waiting: list[tuple[int, int, int]] = []
+        self.allocated = 0
+
+    def allocate(self, size: int) -> int:
+        buffer = ctypes.create_string_buffer(size)
+        self.memory[ctypes.addressof(buffer)] = buffer
+        self.allocated += 1
+        return ctypes.addressof(buffer)
+
+    def release(self, pointer: int) -> None:
+        del self.memory[pointer]  # a KeyError is a double release
+
+    def copy(self, target: int, source: int, size: int) -> None:
+        self.waiting.append((target, source, size))
+
+    def flush(self, stream: int) -> None:
+        if stream != STREAM:
+            raise ValueError(f"another stream: {stream}")
+        for target, source, size in self.waiting:
+            ctypes.memmove(target, source, size)
+        self.waiting.clear()
+
+
+class Code(enum.IntEnum):
+    cudaSuccess = 0
+    cudaErrorMemoryAllocation = 2
+
+
+def cuda_python(gpu: FakeCuda, *, memory: int = 1 << 20) -> types.ModuleType:
+    """`cuda.bindings.runtime`; an allocation of more than `memory` bytes fails."""
+    module = types.ModuleType("cuda.bindings.runtime")
+
+    class Stream:
+        def __int__(self) -> int:
+            return STREAM
+
+    def cuda_malloc(size: int) -> tuple[Code, int | None]:
+        return (Code.cudaErrorMemoryAllocation, None) if size > memory else (Code.cudaSuccess, gpu.allocate(size))
+
+    def cuda_free(devPtr: int) -> tuple[Code]:
+        gpu.release(devPtr)
+        return (Code.cudaSuccess,)
+
+    def cuda_memcpy_async(dst: int, src: int, count: int, kind: Any, stream: Stream) -> tuple[Code]:
+        target_is_device = any(a <= dst < a + len(b) for a, b in gpu.memory.items())
+        if kind.name != ("cudaMemcpyHostToDevice" if target_is_device else "cudaMemcpyDeviceToHost"):
+            raise ValueError(f"wrong way: {kind.name}")
+        gpu.copy(dst, src, count)
+        return (Code.cudaSuccess,)
+
+    def cuda_stream_synchronize(stream: Stream) -> tuple[Code]:
+        gpu.flush(int(stream))
+        return (Code.cudaSuccess,)
+
+    module.cudaError_t = Code
+    module.cudaMemcpyKind = enum.IntEnum("cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
+    module.cudaSetDevice = lambda device: (Code.cudaSuccess,)
+    module.cudaStreamCreate = lambda: (Code.cudaSuccess, Stream())
+    module.cudaGetErrorString = lambda error: (Code.cudaSuccess, b"out of memory")
+    module.cudaMalloc, module.cudaFree = cuda_malloc, cuda_free
+    module.cudaMemcpyAsync, module.cudaStreamSynchronize = cuda_memcpy_async, cuda_stream_synchronize
+    return module
+
+
+def pycuda(gpu: FakeCuda, *, memory: int = 1 << 20) -> types.ModuleType:
+    """`pycuda.driver`; an allocation of more than `memory` bytes fails."""
+    module = types.ModuleType("pycuda.driver")
+
+    class Error(Exception):
+        pass
+
+    class Allocation:
+        def __init__(self, pointer: int):
+            self.pointer = pointer
+
+        def __int__(self) -> int:
+            return self.pointer
+
+        def free(self) -> None:
+            gpu.release(self.pointer)
+
+    class Stream:
+        handle = STREAM
+
+        def synchronize(self) -> None:
+            gpu.flush(STREAM)
+
+    class Device:
+        def __init__(self, index: int):
+            self.index = index
+
+        def retain_primary_context(self) -> types.SimpleNamespace:
+            return types.SimpleNamespace(push=lambda: None)
+
+    def mem_alloc(size: int) -> Allocation:
+        if size > memory:
+            raise Error("cuMemAlloc failed: out of memory")
+        return Allocation(gpu.allocate(size))
+
+    def memcpy_htod_async(dest: int, src: np.ndarray, stream: Stream) -> None:
+        gpu.copy(dest, src.ctypes.data, src.nbytes)
+
+    def memcpy_dtoh_async(dest: np.ndarray, src: int, stream: Stream) -> None:
+        gpu.copy(dest.ctypes.data, src, dest.nbytes)
+
+    module.Error, module.Stream, module.Device, module.mem_alloc = Error, Stream, Device, mem_alloc
+    module.init = lambda: None
+    module.memcpy_htod_async, module.memcpy_dtoh_async = memcpy_htod_async, memcpy_dtoh_async
+    return module

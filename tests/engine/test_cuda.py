@@ -1,0 +1,133 @@
+"""What qntz.cuda tells of the GPU, over a stand-in for the driver, and its device memory over stand-ins for pycuda and
+cuda-python."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+import types
+
+import fake_cuda
+import numpy as np
+import pytest
+
+from qntz import cuda
+from qntz.errors import BackendError
+
+
+class Driver:
+    """libcuda's functions that qntz calls; each returns a CUresult."""
+
+    def __init__(self, init: int = 0, count: int = 1):
+        self.init, self.count = init, count
+
+    def cuInit(self, flags: int) -> int:
+        return self.init
+
+    def cuDeviceGetCount(self, count: ctypes._CData) -> int:
+        count._obj.value = self.count
+        return 0
+
+    def cuDeviceGet(self, handle: ctypes._CData, index: int) -> int:
+        handle._obj.value = 40 + index
+        return 0
+
+    def cuDeviceGetAttribute(self, value: ctypes._CData, attribute: int, handle: ctypes.c_int) -> int:
+        if handle.value != 40:
+            return 101
+        value._obj.value = {75: 12, 76: 0}[attribute]
+        return 0
+
+    def cuDeviceGetName(self, name: ctypes.Array, size: int, handle: ctypes.c_int) -> int:
+        name.value = b"NVIDIA L4"
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("driver", "count", "reason"),
+    [
+        (None, 0, "no CUDA GPU on this machine"),
+        (Driver(init=100), 0, "no CUDA GPU on this machine"),
+        (Driver(init=34), 0, "no CUDA GPU on this machine"),
+        (Driver(count=0), 0, "no CUDA GPU on this machine"),
+        (Driver(init=803), 0, "the CUDA driver of this machine does not start (CUDA error 803)"),
+        (Driver(count=2), 2, None),
+    ],
+)
+def test_the_driver_is_asked(
+    monkeypatch: pytest.MonkeyPatch, driver: Driver | None, count: int, reason: str | None
+) -> None:
+    monkeypatch.setattr(cuda, "_driver", lambda: driver)
+    assert cuda.gpu_count() == count
+    assert cuda.no_gpu_reason() == reason
+
+
+def test_the_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_driver", Driver)
+    assert cuda.capability() == "sm120"
+    assert cuda.gpu_name() == "NVIDIA L4"
+    with pytest.raises(BackendError, match="the CUDA driver refuses cuDeviceGetAttribute: CUDA error 101"):
+        cuda.capability(1)
+
+
+def test_without_a_gpu_there_is_nothing_to_describe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_driver", lambda: None)
+    with pytest.raises(BackendError, match=r"^no CUDA GPU on this machine\. Run this on a machine with"):
+        cuda.gpu_name()
+
+
+def test_asking_imports_nothing() -> None:
+    code = "import sys; from qntz import cuda; cuda.no_gpu_reason(); print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "ctypes" in loaded
+    assert not {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "pycuda", "rich"} & set(loaded)
+
+
+@pytest.fixture(params=["pycuda", "cuda.bindings"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[cuda.Device, fake_cuda.FakeCuda]:
+    gpu = fake_cuda.FakeCuda()
+    package, _, _ = request.param.partition(".")
+    if package == "pycuda":
+        module, name, parent = fake_cuda.pycuda(gpu), "driver", "pycuda"
+    else:
+        module, name, parent = fake_cuda.cuda_python(gpu), "runtime", "cuda.bindings"
+        monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
+    monkeypatch.setitem(sys.modules, parent, types.SimpleNamespace(**{name: module}))
+    monkeypatch.setitem(sys.modules, f"{parent}.{name}", module)
+    monkeypatch.setattr(cuda, "_installed", lambda wanted: wanted == request.param)
+    return cuda.open_device(), gpu
+
+
+def test_an_array_goes_there_and_back(device: tuple[cuda.Device, fake_cuda.FakeCuda]) -> None:
+    opened, gpu = device
+    assert opened.stream == fake_cuda.STREAM
+    sent, back = np.arange(6, dtype=np.int16).reshape(2, 3), np.zeros((2, 3), np.int16)
+    with cuda.buffers(opened) as allocate:
+        pointer, nothing = allocate(sent.nbytes), allocate(0)
+        assert pointer != nothing != 0
+        opened.to_device(pointer, sent)
+        opened.to_host(back, pointer)
+        opened.synchronize()
+    np.testing.assert_array_equal(back, sent)
+    assert gpu.memory == {}
+
+
+def test_memory_that_is_not_to_be_had(device: tuple[cuda.Device, fake_cuda.FakeCuda]) -> None:
+    opened, gpu = device
+    with pytest.raises(BackendError, match="out of memory"), cuda.buffers(opened) as allocate:
+        allocate(100)
+        allocate(1 << 30)
+    assert gpu.memory == {}
+
+
+def test_neither_package_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_installed", lambda module: False)
+    assert cuda.no_device_memory_reason() == "neither pycuda nor cuda-python is installed"
+    with pytest.raises(BackendError, match=r"an engine cannot be run here: neither .*pip install 'qntz\[gpu\]'"):
+        cuda.open_device()
+
+
+def test_installed_is_told_without_an_import() -> None:
+    assert cuda._installed("json")
+    assert not cuda._installed("no_such_package.inner")

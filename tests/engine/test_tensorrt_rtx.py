@@ -1,0 +1,270 @@
+"""The backend tensorrt_rtx, with the real builder: it needs no GPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graphs import BATCH, FIXED, WEIGHT, control_flow, info, linear, saved
+from onnx import TensorProto, helper, numpy_helper
+
+from qntz import cuda
+from qntz.builtin.tensorrt import qntz_backends
+from qntz.config import EngineConfig
+from qntz.errors import ArtifactError, BackendError
+from qntz.progress import Silent
+from qntz.records import Backend, Built, TensorSpec
+
+pytest.importorskip("tensorrt_rtx")
+PORTABLE = EngineConfig()
+
+
+@pytest.fixture
+def rtx() -> Backend:
+    return next(backend for backend in qntz_backends() if backend.name == "tensorrt_rtx")
+
+
+class Watched:
+    """A progress that keeps what it is told, and answers by `answer`."""
+
+    def __init__(self, answer=lambda phase: True) -> None:
+        self.steps: list[tuple[str, int, int]] = []
+        self.answer = answer
+
+    def step(self, phase: str, done: int, total: int) -> bool:
+        self.steps.append((phase, done, total))
+        return self.answer(phase)
+
+
+def refused(rtx: Backend, path: Path, *specs: TensorSpec, config: EngineConfig = PORTABLE) -> str:
+    with pytest.raises(BackendError) as caught:
+        rtx.build(path, specs, config, Silent())
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "cudaError" not in text
+    return text
+
+
+def test_a_dynamic_batch_builds_and_its_ranges_are_told(rtx: Backend, tmp_path: Path) -> None:
+    built: Built = rtx.build(linear(tmp_path), [BATCH], PORTABLE, Silent())
+    assert len(built.plan) > WEIGHT.nbytes
+    assert built.inputs == (BATCH,)
+    assert built.outputs == (TensorSpec("y", "float32", (-1, 3), (-1, 3), (-1, 3)),)
+    assert built.details == {"layers": 2, "dynamic": True, "warnings": []}
+    assert built.version == rtx.version()
+    assert built.version[0].isdigit()
+    assert built.target == "portable (tensorrt_rtx's default)"
+
+
+def test_a_fixed_shape_needs_no_profile(rtx: Backend, tmp_path: Path) -> None:
+    built = rtx.build(linear(tmp_path, batch=2), [FIXED], PORTABLE, Silent())
+    assert built.details["dynamic"] is False
+    assert built.outputs[0].min == (2, 3)
+
+
+def test_an_input_that_the_graph_lost_is_left_out(rtx: Backend, tmp_path: Path) -> None:
+    unused = TensorSpec("unused", "float32", (1,), (1,), (1,))
+    assert rtx.build(linear(tmp_path, batch=2), [unused, FIXED], PORTABLE, Silent()).inputs == (FIXED,)
+
+
+def test_if_and_loop_survive_the_build(rtx: Backend, tmp_path: Path) -> None:
+    built = rtx.build(control_flow(tmp_path), [FIXED], PORTABLE, Silent())
+    assert built.outputs == (TensorSpec("y", "float32", (2, 5), (2, 5), (2, 5)),)
+    assert built.details["layers"] > 4
+
+
+def test_two_capabilities_workspace_and_level(rtx: Backend, tmp_path: Path) -> None:
+    config = EngineConfig(compute_capabilities=["sm89", "sm120"], workspace_bytes=1 << 28, optimization_level=2)
+    assert rtx.refusal(config, "fp32") is None
+    built = rtx.build(linear(tmp_path), [BATCH], config, Silent())
+    assert built.target == "sm89, sm120"
+    one = rtx.build(linear(tmp_path), [BATCH], EngineConfig(compute_capabilities=["sm89"]), Silent())
+    assert built.plan != one.plan
+
+
+def test_fp16_builds_for_turing_where_fp32_is_refused_in_the_builders_words(rtx: Backend, tmp_path: Path) -> None:
+    turing = EngineConfig(compute_capabilities=["sm75"])
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("MatMul", ["h", "w"], ["p"]),
+        helper.make_node("Cast", ["p"], ["y"], to=TensorProto.FLOAT),
+    ]
+    half = saved(
+        tmp_path / "half.onnx", nodes, [info("x", (2, 5))], [info("y", (2, 3))], w=WEIGHT.astype(np.float16)
+    )
+    assert rtx.build(half, [FIXED], turing, Silent()).target == "sm75"
+    text = refused(rtx, linear(tmp_path), BATCH, config=turing)
+    assert "tensorrt_rtx cannot build the graph" in text
+    assert "Cannot compile operation 'product' for Turing (SM75): FP32 GEMM is not supported" in text
+    assert "codeGenerator.cpp" not in text
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_turing_is_refused_before_the_build(rtx: Backend, precision: str) -> None:
+    turing = EngineConfig(compute_capabilities=["sm89", "sm75"])
+    assert str(rtx.refusal(turing, precision)) == (
+        f"engine.compute_capabilities: sm75 does not run {precision}: tensorrt_rtx refuses bf16 and matrix products in"
+        " fp32 on Turing. Remove sm75, or set quantize.precision to fp16 or int8."
+    )
+    assert rtx.refusal(turing, "fp16") is None
+    assert rtx.refusal(turing, "int8") is None
+
+
+@pytest.mark.parametrize("capability", ["sm90", "sm100"])
+def test_datacentre_capabilities_are_refused(rtx: Backend, capability: str) -> None:
+    text = str(rtx.refusal(EngineConfig(compute_capabilities=[capability]), "fp16"))
+    assert f"tensorrt_rtx has no {capability}: it knows sm75, sm80, sm86, sm89, sm120, sm121" in text
+    assert "set engine.backend: tensorrt" in text
+
+
+def test_every_unsupported_operator_is_counted_and_the_first_named(rtx: Backend, tmp_path: Path) -> None:
+    names = ["x", "a", "b", "c", "y"]
+    nodes = [
+        helper.make_node(f"Odd{i}", [names[i]], [names[i + 1]], name=f"odd_{i}", domain="acme") for i in range(4)
+    ]
+    text = refused(rtx, saved(tmp_path / "odd.onnx", nodes, [info("x", (2, 5))], [info("y", (2, 5))]), FIXED)
+    assert "odd.onnx: the parser refuses 4 nodes" in text
+    assert "node 0 odd_0 (Odd0): no such operator, and no plugin of that name; node 1 odd_1 (Odd1)" in text
+    assert "odd_2 (Odd2)" in text
+    assert "odd_3" not in text
+    assert "; and 1 more." in text
+
+
+def test_a_bad_profile_is_refused_without_a_word_of_the_driver(rtx: Backend, tmp_path: Path) -> None:
+    text = refused(rtx, linear(tmp_path), TensorSpec("x", "float32", (4, 5), (2, 5), (9, 5)))
+    assert "the shape ranges are refused (x [4, 5] [2, 5] [9, 5])" in text
+    assert "MIN<=OPT<=MAX" in text
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        (TensorSpec("x", "float32", (1, 6), (2, 6), (3, 6)), "input 'x' is [-1, 5] in the graph: model.inputs and"),
+        (TensorSpec("x", "float32", (1,), (2,), (3,)), "model.dims give [1]"),
+        (TensorSpec("x", "float16", (1, 5), (2, 5), (3, 5)), "input 'x' is float32 in the graph: model.inputs says float16"),
+        (TensorSpec("z", "float32", (1, 5), (2, 5), (3, 5)), "input 'x' has no specification: model.inputs has z"),
+    ],
+)
+def test_a_specification_that_does_not_fit_is_refused(rtx: Backend, tmp_path: Path, spec: TensorSpec, why: str) -> None:
+    assert why in refused(rtx, linear(tmp_path), spec)
+
+
+def test_an_input_used_as_a_shape_is_refused(rtx: Backend, tmp_path: Path) -> None:
+    node = helper.make_node("Reshape", ["x", "s"], ["y"])
+    inputs = [info("x", (2, 6)), info("s", (2,), TensorProto.INT64)]
+    path = saved(tmp_path / "reshape.onnx", [node], inputs, [info("y", ("a", "b"))])
+    specs = [TensorSpec("x", "float32", (2, 6), (2, 6), (2, 6)), TensorSpec("s", "int64", (2,), (2,), (2,))]
+    assert "input 's' is used as a shape" in refused(rtx, path, *specs)
+
+
+def test_nan_weights_are_refused(rtx: Backend, tmp_path: Path) -> None:
+    weight = WEIGHT.copy()
+    weight[1, 2] = weight[4, 0] = np.nan
+    assert "weight 'w' holds NaN: 2 of 15 elements. Repair" in refused(rtx, linear(tmp_path, weight), BATCH)
+
+
+def test_nan_in_a_constant_of_a_subgraph_is_refused(rtx: Backend, tmp_path: Path) -> None:
+    broken = numpy_helper.from_array(np.array([np.nan], dtype=np.float32))
+    inner = [helper.make_node("Constant", [], ["c"], value=broken), helper.make_node("Add", ["x", "c"], ["t"])]
+    branches = {
+        "then_branch": helper.make_graph(inner, "then", [], [info("t", (2, 5))]),
+        "else_branch": helper.make_graph([helper.make_node("Neg", ["x"], ["e"])], "else", [], [info("e", (2, 5))]),
+    }
+    node = helper.make_node("If", ["yes"], ["y"], **branches)
+    path = saved(tmp_path / "if.onnx", [node], [info("x", (2, 5))], [info("y", (2, 5))], yes=np.array(True))
+    assert "weight 'c' holds NaN: 1 of 1 elements" in refused(rtx, path, FIXED)
+
+
+def test_infinity_is_refused_in_a_weight_and_kept_in_a_mask(rtx: Backend, tmp_path: Path) -> None:
+    weight = WEIGHT.copy()
+    weight[0, 0] = -np.inf
+    assert "weight 'w' holds infinity: 1 of 15 elements" in refused(rtx, linear(tmp_path, weight), BATCH)
+    mask = np.zeros((2, 5), dtype=np.float32)
+    mask[0, 3] = -np.inf
+    nodes = [helper.make_node("Add", ["x", "mask"], ["s"]), helper.make_node("Softmax", ["s"], ["y"])]
+    path = saved(tmp_path / "mask.onnx", nodes, [info("x", (2, 5))], [info("y", (2, 5))], mask=mask)
+    assert rtx.build(path, [FIXED], PORTABLE, Silent()).plan
+
+
+def test_an_empty_graph_is_refused(rtx: Backend, tmp_path: Path) -> None:
+    path = saved(tmp_path / "empty.onnx", [], [info("x", (2, 5))], [info("x", (2, 5))])
+    assert "empty.onnx: the graph is empty: it has no nodes." in refused(rtx, path, FIXED)
+
+
+@pytest.mark.parametrize(("kind", "kinds"), [("input 'x'", (11, 1)), ("output 'y'", (1, 11))])
+def test_float64_is_refused(rtx: Backend, tmp_path: Path, kind: str, kinds: tuple[int, int]) -> None:
+    node = helper.make_node("Cast", ["x"], ["y"], to=kinds[1])
+    path = saved(tmp_path / "double.onnx", [node], [info("x", (2, 5), kinds[0])], [info("y", (2, 5), kinds[1])])
+    text = refused(rtx, path, FIXED)
+    assert f"{kind} is float64: TensorRT has no float64 and would take it for float32. Cast it" in text
+
+
+def test_a_missing_or_damaged_file_is_an_artifact_error(rtx: Backend, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"none\.onnx: is missing"):
+        rtx.build(tmp_path / "none.onnx", [FIXED], PORTABLE, Silent())
+    (tmp_path / "text.onnx").write_text("this is no protobuf")
+    with pytest.raises(ArtifactError, match=r"text\.onnx: is no ONNX"):
+        rtx.build(tmp_path / "text.onnx", [FIXED], PORTABLE, Silent())
+
+
+def test_every_phase_is_reported_to_its_end(rtx: Backend, tmp_path: Path) -> None:
+    watched = Watched()
+    rtx.build(linear(tmp_path), [BATCH], PORTABLE, watched)
+    phases = [phase for phase, _, _ in watched.steps]
+    last = {phase: (done, total) for phase, done, total in watched.steps}
+    assert len(last) > 3
+    assert all(done == total > 0 for done, total in last.values())
+    outer = phases[0]
+    assert phases[-1] == outer  # the others lie inside it
+
+
+def test_a_progress_that_says_no_stops_the_build(rtx: Backend, tmp_path: Path) -> None:
+    whole, stopped = Watched(), Watched(lambda phase: False)
+    rtx.build(linear(tmp_path), [BATCH], PORTABLE, whole)
+    with pytest.raises(BackendError, match="the build was stopped: its progress asked for it"):
+        rtx.build(linear(tmp_path), [BATCH], PORTABLE, stopped)
+    assert len(stopped.steps) == 1 < len(whole.steps)
+
+
+def test_an_error_of_the_progress_comes_through(rtx: Backend, tmp_path: Path) -> None:
+    def fail(phase: str) -> bool:
+        raise ZeroDivisionError(phase)
+
+    with pytest.raises(ZeroDivisionError, match="Building"):
+        rtx.build(linear(tmp_path), [BATCH], PORTABLE, Watched(fail))
+
+
+def test_an_interruption_is_not_swallowed(rtx: Backend, tmp_path: Path) -> None:
+    def interrupt(phase: str) -> bool:
+        os.kill(os.getpid(), signal.SIGINT)
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        rtx.build(linear(tmp_path), [BATCH], PORTABLE, Watched(interrupt))
+
+
+def test_without_a_gpu_the_engine_is_built_but_not_run(rtx: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_driver", lambda: None)
+    assert rtx.refusal(PORTABLE, "fp32") is None
+    assert rtx.why_not_run(PORTABLE) == "no CUDA GPU on this machine"
+
+
+@pytest.mark.parametrize(
+    ("here", "asked", "why"),
+    [
+        ("sm90", [], "tensorrt_rtx has no sm90, which the GPU here is"),
+        ("sm86", ["sm89", "sm120"], "the engine is for sm89, sm120, the GPU here is sm86"),
+        ("sm86", [], None),
+        ("sm89", ["sm89"], None),
+    ],
+)
+def test_the_gpu_here_may_be_another(
+    rtx: Backend, monkeypatch: pytest.MonkeyPatch, here: str, asked: list[str], why: str | None
+) -> None:
+    monkeypatch.setattr(cuda, "no_gpu_reason", lambda: None)
+    monkeypatch.setattr(cuda, "capability", lambda: here)
+    monkeypatch.setattr(cuda, "no_device_memory_reason", lambda: None)
+    assert rtx.why_not_run(EngineConfig(compute_capabilities=asked)) == why

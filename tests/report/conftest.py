@@ -1,0 +1,119 @@
+"""A run directory made by hand: its figures are stated here and nowhere computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qntz.artifacts import EnginePaths, ModelPaths, write_bytes, write_json, write_text
+
+LAYERS = "layer,tensor,op,sqnr_db\n/stem/Conv,/stem/Conv_output_0,Conv,41.25\n/head/Gemm,logits,Gemm,18.5\n"
+PROBES = "probe,output,shape,rel_error,sqnr_db\n0,logits,2x10,0.021,33.25\n1,logits,3x10,0.019,\n"
+
+
+def model_records(paths: ModelPaths, **changed: Any) -> None:
+    """Writes the records of a model's stages; `changed` replaces whole records by the stage's name."""
+    records: dict[str, Any] = {
+        "check": {"findings": []},
+        "torchscript": {
+            "method": "trace",
+            "why": "torchscript.method is trace",
+            "parity": {"error": 1.25e-7, "output": "logits", "probe": 3, "shape": [5, 10]},
+            "tolerance": 1e-4,
+            "probes": 8,
+            "parameters": 12345,
+            "rewrites": [
+                {
+                    "name": "hard-gelu", "provider": "plugins/gelu.py", "places": ["blocks.0.act", "blocks.1.act"],
+                    "worst_error": 3.5e-4, "tolerance": 1e-3, "reason": "",
+                },
+                {
+                    "name": "no-lstm", "provider": "plugins/lstm.py", "places": [], "worst_error": None,
+                    "tolerance": 1e-5, "reason": "no submodule matches",
+                },
+            ],
+        },
+        "export": {
+            "opset": 17,
+            "ir_version": 8,
+            "parity": {"error": 2.5e-7, "output": "logits", "probe": 1, "shape": [3, 10]},
+            "tolerance": 1e-4,
+            "operators": {"Conv": 2, "Identity": 3, "Gemm": 1},
+            "symbolics": [{"name": "aten::nan_to_num", "provider": "plugins/nan.py", "fired": 2, "reason": ""}],
+            "passes": [],
+        },
+        "simplify": {
+            "nodes_before": 6,
+            "nodes_after": 3,
+            "operators_before": {"Conv": 2, "Identity": 3, "Gemm": 1},
+            "operators_after": {"Conv": 2, "Gemm": 1},
+            "bytes_before": 51200,
+            "bytes_after": 50176,
+            "parity": {"error": 0.0, "output": "logits", "probe": 0, "shape": [2, 10]},
+            "tolerance": 1e-4,
+            "passes": [{"name": "drop-cast", "provider": "acme", "fired": 0, "reason": "the graph has nothing that it matches"}],
+        },
+    }  # fmt: skip
+    records.update(changed)
+    for stage, record in records.items():
+        write_json(paths.folder / f"{stage}.json", record)
+
+
+def engine_records(paths: EnginePaths, *, layers: str = LAYERS, probes: str = PROBES, **changed: Any) -> None:
+    """Writes the records of one engine; `changed` replaces whole records by the file's name."""
+    records: dict[str, Any] = {
+        "quantize": {
+            "precision": "int8",
+            "method": "mse",
+            "operators": {"Conv": 2, "Gemm": 1, "QuantizeLinear": 4, "DequantizeLinear": 4},
+            "skipped": [{"node": "/stem/Add", "reason": "its axis is dynamic"}],
+            "passes": [],
+            "notes": ["two tensors were never above zero"],
+            "bytes": 22528,
+        },
+        "engine": {
+            "backend": "tensorrt_rtx",
+            "version": "1.7.1",
+            "target": "sm89",
+            "precision": "int8",
+            "inputs": [{"name": "image", "dtype": "float32", "min": [1, 8], "opt": [8, 8], "max": [64, 8]}],
+            "outputs": [{"name": "logits", "dtype": "float32", "min": [1, 10], "opt": [8, 10], "max": [64, 10]}],
+            "bytes": 92160,
+            "build_seconds": 2.04,
+        },
+        "metrics": {
+            "accuracy_eager": 0.9733,
+            "accuracy": 0.9711,
+            "agreement": 0.99997,
+            "worst_rel_error": 0.021,
+            "sqnr_db": 33.25,
+            "engine_run": "yes",
+        },
+    }
+    records.update(changed)
+    for name, record in records.items():
+        write_json(paths.folder / f"{name}.json", record)
+    write_text(paths.layer_figures, layers)
+    write_text(paths.probe_figures, probes)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> ModelPaths:
+    return ModelPaths(tmp_path, "digits")
+
+
+@pytest.fixture
+def one_engine(paths: ModelPaths) -> Callable[..., ModelPaths]:
+    """Writes the model and one engine, "digits-int8", and gives the paths."""
+
+    def write(model: dict[str, Any] | None = None, **engine: Any) -> ModelPaths:
+        model_records(paths, **(model or {}))
+        engine_records(paths.engine("digits-int8"), **engine)
+        write_bytes(paths.onnx, b"model")
+        write_bytes(paths.engine("digits-int8").plan, b"plan")
+        return paths
+
+    return write

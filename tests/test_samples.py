@@ -1,0 +1,97 @@
+"""Samples held against the model's inputs, and batches of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qntz.config import DimConfig, InputConfig
+from qntz.errors import DataError
+from qntz.records import DataSource
+from qntz.samples import batches, checked, largest_batch, open_samples
+
+INPUTS = {
+    "rows": InputConfig(shape=["batch", "length", 3]),
+    "mask": InputConfig(dtype="bool", shape=["batch", "length"]),
+}
+DIMS = {"batch": DimConfig(1, 4, 6), "length": DimConfig(2, 3, 5)}
+
+
+def sample(length: int = 4, value: float = 0.5, **more) -> dict:
+    return {"rows": np.full((length, 3), value, np.float32), "mask": np.ones(length, bool), **more}
+
+
+def opened(samples: list, **data) -> list:
+    source = DataSource("list", lambda options, root: iter(samples))
+    return list(open_samples({"source": "list", **data}, {"list": source}, INPUTS, DIMS, Path(), "data.test"))
+
+
+def test_the_source_gets_its_keys_and_the_root():
+    seen = []
+    source = DataSource("s", lambda options, root: seen.append((options, root)) or iter([sample()]))
+    list(open_samples({"source": "s", "file": "x"}, {"s": source}, INPUTS, DIMS, Path("top"), "w"))
+    assert seen == [({"file": "x"}, Path("top"))]
+
+
+def test_count_limits_what_is_read():
+    assert len(opened([sample(), sample(), sample()], count=2)) == 2
+    assert len(opened([sample(), sample(), sample()])) == 3
+
+
+@pytest.mark.parametrize(
+    ("samples", "data", "message"),
+    [
+        ([], {}, "data.test: no samples. Point it at data; qntz never calibrates on random numbers."),
+        ([sample()], {"count": 3}, "data.test: 1 samples where 3 are asked for. Set count: 1, or add data."),
+        ([sample(), {"row": 1}], {}, "data.test, sample 1: no input 'rows'. Did you mean 'row'?"),
+        ([sample(value=np.nan)], {}, "data.test, sample 0: rows holds NaN. Repair or remove the sample."),
+        ([sample(value=np.inf)], {}, "data.test, sample 0: rows holds infinity. Repair or remove the sample."),
+        ([sample(length=6)], {}, "data.test, sample 0: rows has shape [6, 3], the model takes ['length', 3]."),
+        (
+            [sample(mask=np.ones(3, bool))],
+            {},
+            "data.test, sample 0: mask has shape [3], the model takes ['length'].",
+        ),
+        (
+            [sample(mask=np.ones(4, np.float32))],
+            {},
+            "data.test, sample 0: mask is float32, the model takes bool.",
+        ),
+        (
+            [sample(rows=np.ones((1, 4, 3), np.float32))],
+            {},
+            "data.test, sample 0: rows has shape [1, 4, 3], the model takes ['length', 3] a sample"
+            " (without its first dimension).",
+        ),
+    ],
+)
+def test_a_sample_that_does_not_fit_is_refused_by_number(samples, data, message):
+    with pytest.raises(DataError) as caught:
+        opened(samples, **data)
+    assert str(caught.value) == message
+
+
+def test_an_unknown_source_is_refused():
+    with pytest.raises(DataError) as caught:
+        list(open_samples({"source": "nzp"}, {"npz": None, "python": None}, INPUTS, DIMS, Path(), "data.test"))
+    assert str(caught.value) == "data.test: no data source 'nzp'. Did you mean 'npz'?"
+
+
+def test_batches_keep_order_and_break_at_another_shape():
+    samples = [sample(length, i, target=np.array(i)) for i, length in enumerate([4, 4, 4, 2, 2, 4])]
+    made = list(batches([checked(s, INPUTS, DIMS, "") for s in samples], INPUTS, 2))
+    assert [b["rows"].shape for b, _ in made] == [(2, 4, 3), (1, 4, 3), (2, 2, 3), (1, 4, 3)]
+    assert [t.tolist() for _, t in made] == [[0, 1], [2], [3, 4], [5]]
+    assert made[1][0]["rows"][0, 0, 0] == 2.0
+
+
+def test_batches_without_targets_have_none():
+    assert [t for _, t in batches([sample(), sample()], INPUTS, 8)] == [None]
+
+
+def test_the_batch_is_cut_to_what_the_model_takes():
+    assert largest_batch(32, INPUTS, DIMS) == 6
+    assert largest_batch(5, INPUTS, DIMS) == 5
+    assert largest_batch(8, {"x": InputConfig(shape=[2, 3])}, {}) == 2
