@@ -156,7 +156,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
     except ValueError as error:
-        raise ArtifactError("is damaged", where=str(path), why=str(error), do="Remove it and run `dvc repro`.") from None
+        raise ArtifactError(
+            "is damaged", where=str(path), why=str(error), do="Remove it and run `dvc repro`."
+        ) from None
 
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -186,7 +188,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("it is a single array")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None

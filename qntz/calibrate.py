@@ -17,8 +17,9 @@ import numpy as np
 
 from qntz import ort
 from qntz.errors import DataError, QntzError, one_line
+from qntz.graph import read_model
 from qntz.histograms import BINS, Histogram, histogram_of
-from qntz.quantizable import candidates, load_model
+from qntz.quantizable import candidates
 from qntz.records import Arrays, Progress
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class _Tally:
     def __init__(self, path: Path, stride: int, split: bool) -> None:
         import onnx
 
-        model = load_model(path)
+        model = read_model(path)
         self.stride = stride
         self.tensors = quantizable_tensors(model)
         fed = {value.name for value in model.graph.input}

@@ -26,6 +26,7 @@ CONF = "conf"
 PARAMS = "params.yaml"
 MEMO = BUILD / "memo" / "compose.json"
 KINDS = ("models", "engines")
+EXAMPLES = {"models": "models: {digits: {}}", "engines": "engines: {digits-fp16: {model: digits}}"}
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -58,9 +59,9 @@ def compose(root: Path) -> Composition:
     for name, entry in params["engines"].items():
         _attempt(result, "engines", name, lambda n=name, e=entry: composer.engine(n, e, params["models"], result))
     _connect(result)
-    for name, composed in result.models.items():
+    for composed in result.models.values():
         composed["inputs"] = {s: _inputs(fingerprints, s, composed["model"]) for s in MODEL_STAGES}
-    for name, composed in result.engines.items():
+    for composed in result.engines.values():
         composed["inputs"] = {s: _inputs(fingerprints, s, composed["model"]) for s in ENGINE_STAGES}
     _write(root, result)
     if memo.text(version) != before:
@@ -73,14 +74,18 @@ def _version() -> str:
     import importlib.metadata
     import sys
 
-    return " ".join([__version__, sys.version, *(importlib.metadata.version(d) for d in ("hydra-core", "omegaconf", "pyyaml"))])
+    return " ".join(
+        [__version__, sys.version, *(importlib.metadata.version(d) for d in ("hydra-core", "omegaconf", "pyyaml"))]
+    )
 
 
 def _attempt(result: Composition, kind: str, name: str, make: Any) -> None:
     try:
         if not NAME.fullmatch(str(name)):
             raise ConfigError(
-                f"{name!r} is no name", where=f"{PARAMS}: {kind}", do="Names start with a letter, then letters, digits, _ and -."
+                f"{name!r} is no name",
+                where=f"{PARAMS}: {kind}",
+                do="Names start with a letter, then letters, digits, _ and -.",
             )
         getattr(result, kind)[name] = make()
     except QntzError as error:
@@ -111,7 +116,9 @@ def _write(root: Path, result: Composition) -> None:
     for kind in KINDS:
         for name, composed in getattr(result, kind).items():
             stages = MODEL_STAGES if kind == "models" else ENGINE_STAGES
-            wanted[composed_path(root, kind, name)] = {k: v for k, v in composed.items() if k not in STAGES or k in stages}
+            wanted[composed_path(root, kind, name)] = {
+                k: v for k, v in composed.items() if k not in STAGES or k in stages
+            }
     for (kind, name), error in result.errors.items():
         if NAME.fullmatch(name):
             wanted[composed_path(root, kind, name)] = _failed(kind, name, error)
@@ -195,7 +202,7 @@ def read_params(path: Path) -> dict[str, dict[str, Any]]:
             raise ConfigError(
                 f"`{kind}` is empty" if not found else f"`{kind}` is a {type(found).__name__}, no mapping",
                 where=path.name,
-                do=f"Name at least one: {kind}: {{{'digits: {}' if kind == 'models' else 'digits-fp16: {model: digits}'}}}.",
+                do=f"Name at least one, for instance {EXAMPLES[kind]}.",
             )
         entries[kind] = dict(found)
     return entries
@@ -233,7 +240,9 @@ class _Composer:
         if of is None:
             raise ConfigError("no model is named", where=where, do=f"Add `model:`. {did_you_mean('', models)}")
         if not isinstance(of, str) or of not in models:
-            raise ConfigError(f"unknown model {of!r}", where=f"{where}.model", do=did_you_mean(str(of), map(str, models)))
+            raise ConfigError(
+                f"unknown model {of!r}", where=f"{where}.model", do=did_you_mean(str(of), map(str, models))
+            )
         if ("models", of) in result.errors:
             raise ConfigError(f"its model {of!r} cannot be composed", where=where, why=str(result.errors["models", of]))
         for group in overrides:
@@ -253,13 +262,17 @@ class _Composer:
         if entry is None:
             return {}
         if not isinstance(entry, Mapping):
-            raise ConfigError(f"{entry!r} is no mapping", where=where, do="Write `{}` where there is nothing to override.")
+            raise ConfigError(
+                f"{entry!r} is no mapping", where=where, do="Write `{}` where there is nothing to override."
+            )
         return dict(entry)
 
     def _refuse_unknown(self, overrides: Mapping[str, Any], groups: set[str], where: str) -> None:
         for group, value in overrides.items():
             if group not in groups:
-                raise ConfigError(f"unknown group {group!r}", where=where, do=did_you_mean(str(group), groups | {"use"}))
+                raise ConfigError(
+                    f"unknown group {group!r}", where=where, do=did_you_mean(str(group), groups | {"use"})
+                )
             if value is not None and not isinstance(value, Mapping):
                 raise ConfigError(
                     f"{group}: {value!r} is a bare value, and DVC cannot override below it",
@@ -292,7 +305,9 @@ class _Composer:
         for group, (where, choice) in choices.items():
             if choice not in self.options.get(group, ()):
                 raise ConfigError(
-                    f"no {CONF}/{group}/{choice}.yaml", where=where, do=did_you_mean(str(choice), self.options.get(group, ()))
+                    f"no {CONF}/{group}/{choice}.yaml",
+                    where=where,
+                    do=did_you_mean(str(choice), self.options.get(group, ())),
                 )
         return compose_entry(self.root / CONF, {g: c for g, (_, c) in choices.items()}, values)
 
@@ -303,6 +318,8 @@ def _copied(composed: dict[str, Any]) -> dict[str, Any]:
 
 def _environment(root: Path) -> dict[str, str | None]:
     """The environment variables that conf/ and params.yaml refer to."""
-    texts = [p.read_text(encoding="utf-8") for p in (*sorted((root / CONF).rglob("*.yaml")), root / PARAMS) if p.is_file()]
+    texts = [
+        p.read_text(encoding="utf-8") for p in (*sorted((root / CONF).rglob("*.yaml")), root / PARAMS) if p.is_file()
+    ]
     names = {name for text in texts for name in re.findall(r"oc\.env:\s*'?\"?(\w+)", text)}
     return {name: os.environ.get(name) for name in sorted(names)}

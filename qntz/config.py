@@ -102,7 +102,9 @@ class DataConfig:
         for key in ("calibrate", "test"):
             value = getattr(self, key)
             if value is not None and not isinstance(value.get("source"), str):
-                raise ConfigError("no data source is named", where=key, do="Add `source: npz`, or another source's name.")
+                raise ConfigError(
+                    "no data source is named", where=key, do="Add `source: npz`, or another source's name."
+                )
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,9 @@ class ModelConfig:
                     )
         if self.metric is not None and self.data.test is None:
             raise ConfigError(
-                f"metric {self.metric!r} has no data to be measured on", where="model.metric", do="Give model.data.test."
+                f"metric {self.metric!r} has no data to be measured on",
+                where="model.metric",
+                do="Give model.data.test.",
             )
 
 
@@ -377,7 +381,9 @@ def build(kind: type, data: Any, where: str = "") -> Any:
     if kind is float:
         _expect(isinstance(data, (int, float)) and not isinstance(data, bool), data, "a number", where)
         return float(data)
-    _expect(isinstance(data, kind) and (kind is bool or not isinstance(data, bool)), data, f"of type {kind.__name__}", where)
+    _expect(
+        isinstance(data, kind) and (kind is bool or not isinstance(data, bool)), data, f"of type {kind.__name__}", where
+    )
     return data
 
 

@@ -6,6 +6,7 @@ it is opened.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import importlib.util
@@ -143,7 +144,7 @@ def buffers(device: Device) -> Iterator[Callable[[int], int]]:
     pointers: list[int] = []
 
     def allocate(size: int) -> int:
-        pointers.append(device.allocate(max(size, 1)))  # of no bytes at all CUDA gives a null pointer
+        pointers.append(device.allocate(max(size, 1)))  # of no bytes at all there is no pointer
         return pointers[-1]
 
     try:
@@ -164,6 +165,7 @@ class _PyCuda:
             # TensorRT uses the runtime API, which lives in the primary context.
             self._context = driver.Device(0).retain_primary_context()
             self._context.push()
+            atexit.register(self._context.pop)  # pycuda aborts at exit where a context is left on its stack
             self._stream = driver.Stream()
         except driver.Error as error:
             raise BackendError("the GPU cannot be used", why=one_line(error)) from error

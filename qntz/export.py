@@ -90,13 +90,22 @@ def export(
         raise ExportError("the exported graph is no valid ONNX", where="model.onnx", why=one_line(error)) from error
     data = model_bytes(model, "model.onnx")
     parity = require_parity(
-        ort.run_all(data, probes), golden, tolerance, "model.onnx", "Find the operator by its module path in sources.json."
+        ort.run_all(data, probes),
+        golden,
+        tolerance,
+        "model.onnx",
+        "Find the operator by its module path in sources.json.",
     )
     return Exported(data, opset, operators(model), told, passed, parity, sources(model))
 
 
 def _exported(
-    script: Any, inputs: Mapping[str, InputConfig], probes: Sequence[Arrays], golden: Sequence[Arrays], order: Sequence[str], opset: int
+    script: Any,
+    inputs: Mapping[str, InputConfig],
+    probes: Sequence[Arrays],
+    golden: Sequence[Arrays],
+    order: Sequence[str],
+    opset: int,
 ) -> bytes:
     import torch
 
@@ -160,7 +169,9 @@ def dynamic_axes(
         for name, spec in inputs.items()
     }
     sizes: dict[str, list[int]] = {
-        label: [probe[name].shape[axis] for probe in probes] for name, named in axes.items() for axis, label in named.items()
+        label: [probe[name].shape[axis] for probe in probes]
+        for name, named in axes.items()
+        for axis, label in named.items()
     }
     for name, first in golden[0].items():
         axes[name] = {}
@@ -184,7 +195,9 @@ def _registered(symbolics: Sequence[Provided], opset: int, forbid: Sequence[str]
             try:
                 return provided.record.function(*args, **kwargs)
             except Exception as error:
-                raise PluginError(f"symbolic {provided.record.name!r} fails", where=provided.provider, why=one_line(error)) from error
+                raise PluginError(
+                    f"symbolic {provided.record.name!r} fails", where=provided.provider, why=one_line(error)
+                ) from error
 
         return call
 

@@ -8,8 +8,9 @@ a model has no metric to a least SQNR and a least agreement.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from qntz.errors import DataError, ParityError
 from qntz.records import Arrays, Metric
 
 Batch = tuple[Arrays, "np.ndarray | None"]
+CAP_DB = 200.0  # stands for an infinite SQNR in JSON, which has no infinity; float32 itself ends near 150 dB
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def gate(
     if precision == "fp32":
         require_parity(figures.outputs, figures.golden, tolerance.relative, where, do)
         return
-    do = do or "Leave the worst nodes of layers.csv in floating point (quantize.exclude), or choose another precision."
+    do = do or "Leave nodes in floating point (quantize.exclude), or choose another quantize.method or precision."
     _require_sound(figures, where, do)
 
     def refuse(why: str) -> None:
@@ -157,6 +159,33 @@ def gate(
         )
     if figures.agreement is not None and figures.agreement < tolerance.agreement:
         refuse(f"agreement is {figures.agreement:.4f} (at least {tolerance.agreement:g} wanted)")
+
+
+def metrics_of(
+    figures: Figures, metric: Metric | None, sizes: Mapping[str, int], engine_run: str = ""
+) -> dict[str, Any]:
+    """What metrics.json holds: one level, few keys, since `dvc metrics show` prints a column for each.
+
+    `<metric>_eager` and `<metric>` (absent without a metric, null for NaN), `agreement` (absent where no output holds a
+    decision), `worst_rel_error` (null where the eager output is all zeros and the artifact's is not), `sqnr_db` (at
+    most 200, which stands for no difference at all; absent without a floating output), `<artifact>_kb` in units of 1024
+    bytes, and where it is given `engine_run`: "yes", or "no: " and why, and then every figure is the quantized graph's
+    under ONNX Runtime.
+    """
+    worst = figures.worst.error
+    told: dict[str, Any] = {"worst_rel_error": float(f"{worst:.4g}") if math.isfinite(worst) else None}
+    if metric is not None and figures.score is not None and figures.score_eager is not None:
+        for name, score in ((f"{metric.name}_eager", figures.score_eager), (metric.name, figures.score)):
+            told[name] = round(score, 6) if math.isfinite(score) else None
+    if figures.agreement is not None:
+        told["agreement"] = round(figures.agreement, 6)
+    if figures.sqnr_db is not None:
+        told["sqnr_db"] = round(min(max(figures.sqnr_db, -CAP_DB), CAP_DB), 3)
+    for name, size in sizes.items():
+        told[f"{name}_kb"] = round(size / 1024, 1)
+    if engine_run:
+        told["engine_run"] = engine_run
+    return told
 
 
 def _require_sound(figures: Figures, where: str, do: str) -> None:

@@ -74,7 +74,7 @@ class Memo:
 
 @dataclass(frozen=True)
 class Closure:
-    """The sources that a module reaches, by their name in the project, and the top-level names imported from outside."""
+    """The sources that a module reaches, by module name, and the top-level names imported from outside."""
 
     files: dict[str, Path]
     outside: frozenset[str]
@@ -112,7 +112,10 @@ class Fingerprints:
 
     def source(self, path: Path) -> str:
         """The digest of a Python file's syntax tree, without docstrings and positions."""
-        return self.memo.of_file(path, "source", _source_digest)
+        return self._python(path)["digest"]
+
+    def _python(self, path: Path) -> dict[str, Any]:
+        return self.memo.of_file(path, "python", _read_python)
 
     # closures
 
@@ -145,7 +148,7 @@ class Fingerprints:
             found[name] = path
             package = name if path.name == "__init__.py" else name.rpartition(".")[0]
             pending += [(parent, None) for parent in _parents(name) if self._locate(parent)]
-            for imported in self.memo.of_file(path, "imports", _imports):
+            for imported in self._python(path)["imports"]:
                 pending += [(n, None) for n in self._imported(imported, package)]
         return Closure(found, frozenset(outside), frozenset(unresolved))
 
@@ -260,7 +263,9 @@ class Fingerprints:
 
     def _assets(self, closure: Closure) -> dict[str, str]:
         """The contents of what lies beside qntz's own sources and is no Python: the templates."""
-        packages = [(n, p.parent) for n, p in closure.files.items() if n.startswith("qntz.") and p.name == "__init__.py"]
+        packages = [
+            (n, p.parent) for n, p in closure.files.items() if n.startswith("qntz.") and p.name == "__init__.py"
+        ]
         assets = [(n, f) for n, folder in packages for f in sorted(folder.rglob("*")) if f.is_file()]
         return {
             f"{name}/{file.name}": self.content(file)
@@ -283,7 +288,7 @@ class Fingerprints:
         return found
 
     def _implements(self, path: Path, stage: str) -> bool:
-        hooks = self.memo.of_file(path, "hooks", _hooks)
+        hooks = self._python(path)["hooks"]
         return hooks is None or any(stage in CALLED_BY.get(hook, ()) for hook in hooks)
 
     def _paths(self, data: Any, key: str = "") -> Iterable[str]:
@@ -295,7 +300,11 @@ class Fingerprints:
         elif isinstance(data, (list, tuple)):
             for value in data:
                 yield from self._paths(value, key)
-        elif isinstance(data, str) and data and (key in ("file", "files", "folder", "path") or (self.root / data).exists()):
+        elif (
+            isinstance(data, str)
+            and data
+            and (key in ("file", "files", "folder", "path") or (self.root / data).exists())
+        ):
             yield data
 
 
@@ -310,53 +319,62 @@ def _parents(name: str) -> list[str]:
     return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
-def _parsed(path: Path) -> ast.Module | None:
+def _read_python(path: Path) -> dict[str, Any]:
+    """What is asked of a Python file: the digest of its syntax tree, its import statements as [module, level, names],
+    and the hooks that it defines (None where that cannot be told, which counts as all)."""
     try:
-        return ast.parse(path.read_bytes())
+        tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        return None  # the stage that imports it gives the error; its bytes stand for it until then
+        # the stage that imports it gives the error; its bytes stand for it until then
+        return {"digest": digest_file(path), "imports": [], "hooks": None}
+    imports = sorted(_imports(tree))  # before the docstrings go
+    return {"digest": _source_digest(tree), "imports": imports, "hooks": _hooks(tree)}
 
 
-def _source_digest(path: Path) -> str:
-    tree = _parsed(path)
-    if tree is None:
-        return digest_file(path)
+def _source_digest(tree: ast.Module) -> str:
+    """Without docstrings and positions; empties the docstrings in place."""
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body:
-            first = body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
+            first = node.body[0]
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 first.value.value = ""
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
-def _imports(path: Path) -> list[list[Any]]:
-    """The import statements of a file, as [module, level, names]; those for type checking only are left out."""
-    tree = _parsed(path)
+def _imports(tree: ast.Module) -> list[list[Any]]:
+    """The import statements, functions' own included; those for type checking only are left out."""
     found: list[list[Any]] = []
-    pending: list[ast.AST] = [tree] if tree else []
+    pending: list[ast.AST] = [tree]
     while pending:
         node = pending.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             pending += node.orelse
         elif isinstance(node, ast.Import):
             found += [[alias.name, 0, []] for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             found.append([node.module or "", node.level, sorted(alias.name for alias in node.names)])
-        else:
+        elif not isinstance(node, ast.expr):  # no statement stands inside an expression
             pending += ast.iter_child_nodes(node)
-    return sorted(found)
+    return found
 
 
-def _hooks(path: Path) -> list[str] | None:
-    """The hooks that a plugin's file defines; None where it cannot be told, which counts as all."""
-    tree = _parsed(path)
-    if tree is None:
-        return None
-    defined = {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))}
-    imported = {a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}
-    assigned = {t.id for n in ast.walk(tree) if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
-    return sorted(name for name in defined | imported | assigned if name.startswith("qntz_"))
+def _hooks(tree: ast.Module) -> list[str]:
+    """The names of hooks that a plugin's file defines, imports or assigns."""
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        else:  # hooks below an `if` or `try`
+            names |= {n.name for n in ast.walk(node) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    return sorted(name for name in names if name.startswith("qntz_"))
 
 
 def _is_installed(origin: str) -> bool:

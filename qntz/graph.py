@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import onnx
 
-from qntz.errors import ExportError
+from qntz.errors import ArtifactError, ExportError, one_line
 
 LARGEST_MODEL = 2**31 - 1  # protobuf's limit for one message, in bytes
 
@@ -21,6 +22,16 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from nodes_of(attribute.g)
             for graph_of_many in attribute.graphs:
                 yield from nodes_of(graph_of_many)
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The ONNX model of a file; raises ArtifactError where it is missing or none."""
+    try:
+        return onnx.load(str(path))
+    except FileNotFoundError:
+        raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
+    except Exception as error:
+        raise ArtifactError("is no ONNX model", where=str(path), why=one_line(error)) from error
 
 
 def operators(model: onnx.ModelProto) -> dict[str, int]:

@@ -45,9 +45,7 @@ class Histogram:
 
     def merged(self, other: Histogram) -> Histogram:
         """The histogram of both sets of elements."""
-        return Histogram(
-            self.counts + other.counts, min(self.minimum, other.minimum), max(self.maximum, other.maximum)
-        )
+        return Histogram(self.counts + other.counts, min(self.minimum, other.minimum), max(self.maximum, other.maximum))
 
 
 def histogram_of(values: np.ndarray, stride: int = 1) -> Histogram:

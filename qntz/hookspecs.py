@@ -54,8 +54,9 @@ def qntz_module_rewrites() -> Iterable[records.ModuleRewrite]:
 
         @hookimpl
         def qntz_module_rewrites():
-            yield ModuleRewrite(name="hard-gelu", match=lambda m: isinstance(m, nn.GELU), apply=lambda m: nn.GELU("tanh"),
-                                tolerance=1e-3)
+            yield ModuleRewrite(
+                name="tanh-gelu", match=lambda m: isinstance(m, nn.GELU), apply=lambda m: nn.GELU("tanh"), tolerance=1e-3
+            )
     """
 
 

@@ -54,7 +54,7 @@ def compose_entry(conf: Path, choices: Mapping[str, str], layers: Layers) -> dic
     return plain  # type: ignore[return-value]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _base(conf: Path, choices: tuple[tuple[str, str], ...]) -> DictConfig:
     ConfigStore.instance().store("schema", _schema())
     with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
@@ -63,7 +63,7 @@ def _base(conf: Path, choices: tuple[tuple[str, str], ...]) -> DictConfig:
     return composed
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _schema(kind: Any = Config) -> Any:
     """A type as OmegaConf can merge onto it: dataclasses without `frozen`, which is read-only there, and without their
     validation, which `build` does with better messages."""
@@ -94,7 +94,7 @@ def _explained(error: Exception, place: Any) -> ConfigError:
     for cause in _causes(error):
         key = getattr(cause, "full_key", None)
         if key:
-            parent, _, last = str(key).rpartition(".")
+            last = str(key).rpartition(".")[2]
             kind = getattr(cause, "object_type", None)
             known = list(getattr(kind, "__dataclass_fields__", ()))
             if known and last not in known:
@@ -113,7 +113,11 @@ def _place(conf: Path, choices: Mapping[str, str], layers: Layers, key: str) -> 
         option = choices.get(parts[0])
         files = [conf / parts[0] / f"{option}.yaml"] if option else sorted((conf / parts[0]).glob("*.yaml"))
         for file in files:
-            if depth > 1 and file.is_file() and _holds(yaml.safe_load(file.read_text(encoding="utf-8")), parts[1:depth]):
+            if (
+                depth > 1
+                and file.is_file()
+                and _holds(yaml.safe_load(file.read_text(encoding="utf-8")), parts[1:depth])
+            ):
                 return f"{conf.name}/{parts[0]}/{file.name}: {'.'.join(parts[1:])}"
     if parts[0] in choices:
         return f"{conf.name}/{parts[0]}/{choices[parts[0]]}.yaml: {'.'.join(parts[1:]) or key}"

@@ -15,7 +15,9 @@ from qntz.errors import ModelError, one_line
 from qntz.records import Arrays
 
 
-def load_model(factory: Mapping[str, Any] | None, weights: str | None, torchscript: str | None, root: Path) -> torch.nn.Module:
+def load_model(
+    factory: Mapping[str, Any] | None, weights: str | None, torchscript: str | None, root: Path
+) -> torch.nn.Module:
     """The model on the CPU in eval mode: from a factory `{_target_: package.module.Class, **arguments}` and a weights
     file, or from a saved TorchScript file. Paths are relative to `root`.
 
@@ -61,7 +63,9 @@ def _built(factory: Mapping[str, Any]) -> torch.nn.Module:
         given = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
         raise ModelError(f"{target}({given}) fails", where="model.factory", why=one_line(error)) from error
     if not isinstance(module, torch.nn.Module):
-        raise ModelError(f"{target} gives a {type(module).__name__}, no torch.nn.Module", where="model.factory._target_")
+        raise ModelError(
+            f"{target} gives a {type(module).__name__}, no torch.nn.Module", where="model.factory._target_"
+        )
     return module
 
 
@@ -80,7 +84,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         try:
             return safetensors.torch.load_file(str(path))
         except (safetensors.SafetensorError, ValueError) as error:
-            raise ModelError("the weights are damaged", where=str(path), why=one_line(error), do="Fetch them again.") from error
+            raise ModelError(
+                "the weights are damaged", where=str(path), why=one_line(error), do="Fetch them again."
+            ) from error
     try:
         loaded = torch.load(str(path), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
@@ -105,7 +111,10 @@ def _give_weights(module: torch.nn.Module, state: Mapping[str, torch.Tensor], wh
                 why=f"{name} is {list(state[name].shape)}, the model wants {list(tensor.shape)}",
                 do="Check model.factory's arguments.",
             )
-    for what, names in (("lack", wanted.keys() - state.keys()), ("have a tensor that the model lacks:", state.keys() - wanted.keys())):
+    for what, names in (
+        ("lack", wanted.keys() - state.keys()),
+        ("have a tensor that the model lacks:", state.keys() - wanted.keys()),
+    ):
         if names:
             raise ModelError(
                 f"the weights {what} {_few(names)}", where=where, do="Check model.factory and model.weights."
@@ -170,7 +179,9 @@ def named_outputs(outputs: Any) -> dict[str, torch.Tensor]:
     elif isinstance(outputs, (tuple, list)):
         named = {f"output_{index}": value for index, value in enumerate(outputs)}
     else:
-        raise ModelError(f"forward returns a {type(outputs).__name__}", do="Return tensors: one, a tuple, list or dict.")
+        raise ModelError(
+            f"forward returns a {type(outputs).__name__}", do="Return tensors: one, a tuple, list or dict."
+        )
     for name, value in named.items():
         if not isinstance(value, torch.Tensor):
             raise ModelError(f"output {name!r} is a {type(value).__name__}", do="Return tensors, not nested.")

@@ -67,7 +67,9 @@ def _sizes(dims: Mapping[str, DimConfig], index: int, rng: np.random.Generator) 
         return {name: dim.min for name, dim in dims.items()}
     if index == 2:
         return {name: dim.max for name, dim in dims.items()}
-    return {name: int(rng.integers(dim.min, min(dim.max, max(2 * dim.opt, dim.min + 7)) + 1)) for name, dim in dims.items()}
+    return {
+        name: int(rng.integers(dim.min, min(dim.max, max(2 * dim.opt, dim.min + 7)) + 1)) for name, dim in dims.items()
+    }
 
 
 def _within_reach(
@@ -77,7 +79,9 @@ def _within_reach(
     sizes = dict(sizes)
 
     def elements() -> int:
-        return max(int(np.prod([sizes.get(s, s) if isinstance(s, str) else s for s in i.shape])) for i in inputs.values())
+        return max(
+            int(np.prod([sizes.get(s, s) if isinstance(s, str) else s for s in i.shape])) for i in inputs.values()
+        )
 
     while elements() > LARGEST:
         name = max(sizes, key=lambda n: sizes[n] / dims[n].min, default=None)
@@ -99,7 +103,9 @@ def _values(spec: InputConfig, sizes: Mapping[str, int], kind: str, rng: np.rand
     elif kind == "zero" and low <= 0 <= high:
         values = np.zeros(shape)
     elif spec.dtype.startswith("float"):
-        values = rng.uniform(low, high, shape) if bounded else rng.standard_normal(shape) * (10 if kind == "wide" else 1)
+        values = (
+            rng.uniform(low, high, shape) if bounded else rng.standard_normal(shape) * (10 if kind == "wide" else 1)
+        )
     else:
         values = rng.integers(int(low), int(high), shape, endpoint=True)
     return values.astype(spec.dtype)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 
-from qntz.errors import ArtifactError, one_line
 from qntz.graph import nodes_of
 
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -30,16 +28,6 @@ class Candidate:
     weight: str | None = None
     axis: int | None = None
     refusal: str = ""
-
-
-def load_model(path: Path) -> onnx.ModelProto:
-    """The ONNX model of a file; raises ArtifactError where it is missing or none."""
-    try:
-        return onnx.load(str(path))
-    except FileNotFoundError:
-        raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
-    except Exception as error:
-        raise ArtifactError("is no ONNX model", where=str(path), why=one_line(error)) from error
 
 
 def node_names(graph: onnx.GraphProto) -> list[str]:

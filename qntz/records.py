@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from qntz.config import EngineConfig, InputConfig
-    from qntz.histograms import Histogram
 
 Severity = Literal["error", "warning", "note"]
 Arrays = dict[str, "np.ndarray"]
@@ -218,7 +217,9 @@ class Backend(Protocol):
 
     def why_not_run(self, config: EngineConfig) -> str | None: ...
 
-    def build(self, onnx_path: Path, inputs: Sequence[TensorSpec], config: EngineConfig, progress: Progress) -> Built: ...
+    def build(
+        self, onnx_path: Path, inputs: Sequence[TensorSpec], config: EngineConfig, progress: Progress
+    ) -> Built: ...
 
     def load(self, plan: Path, config: EngineConfig) -> Runner: ...
 

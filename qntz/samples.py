@@ -44,12 +44,12 @@ def open_samples(
     if given == 0:
         raise DataError("no samples", where=where, do="Point it at data; qntz never calibrates on random numbers.")
     if limit is not None and given < limit:
-        raise DataError(f"{given} samples where {limit} are asked for", where=where, do=f"Set count: {given}, or add data.")
+        raise DataError(
+            f"{given} samples where {limit} are asked for", where=where, do=f"Set count: {given}, or add data."
+        )
 
 
-def checked(
-    sample: Arrays, inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig], where: str
-) -> Arrays:
+def checked(sample: Arrays, inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig], where: str) -> Arrays:
     """The sample, where it fits the model's inputs; raises DataError where it does not."""
     sizes: dict[str, int] = {}
     for name, spec in inputs.items():
@@ -77,7 +77,9 @@ def checked(
     return sample
 
 
-def batches(samples: Iterable[Arrays], inputs: Mapping[str, InputConfig], batch_size: int) -> Iterator[tuple[Arrays, np.ndarray | None]]:
+def batches(
+    samples: Iterable[Arrays], inputs: Mapping[str, InputConfig], batch_size: int
+) -> Iterator[tuple[Arrays, np.ndarray | None]]:
     """Batches of (inputs by name [n, ...], targets [n, ...] or None); samples of another shape start a new batch."""
     pending: list[Arrays] = []
 
@@ -85,7 +87,12 @@ def batches(samples: Iterable[Arrays], inputs: Mapping[str, InputConfig], batch_
         return [sample[name].shape for name in inputs]
 
     def joined() -> tuple[Arrays, np.ndarray | None]:
-        targets = np.stack([s[TARGET] for s in pending]) if TARGET in pending[0] else None
+        labelled = [s for s in pending if TARGET in s]
+        if labelled and len(labelled) < len(pending):
+            raise DataError(
+                f"{len(pending) - len(labelled)} of {len(pending)} samples have no {TARGET!r}", where="data"
+            )
+        targets = np.stack([s[TARGET] for s in labelled]) if labelled else None
         return {name: np.stack([s[name] for s in pending]) for name in inputs}, targets
 
     for sample in samples:

@@ -20,13 +20,12 @@ from qntz import ort
 from qntz.compare import relative_error
 from qntz.config import EngineConfig, VerifyConfig
 from qntz.errors import BackendError
-from qntz.figures import Batch, Figures, gate, measure, pooled_sqnr_db
+from qntz.figures import Batch, Figures, gate, measure, metrics_of, pooled_sqnr_db
 from qntz.records import Arrays, Backend, Metric
 
 if TYPE_CHECKING:
     import onnx
 
-CAP_DB = 200.0  # stands for an infinite SQNR in JSON, which has no infinity; float32 itself ends near 150 dB
 PROBE_COLUMNS = ("probe", "output", "shape", "rel_error", "sqnr_db")
 LAYER_COLUMNS = ("index", "layer", "tensor", "op", "sqnr_db")
 
@@ -36,9 +35,9 @@ class Verified:
     """An engine that passed.
 
     Attributes:
-        metrics: flat, for metrics.json, as `metrics_of` says. engine: "run", or "not run: " with the reason and what
-        the figures are of. probe_figures, layer_figures: CSV with the columns `PROBE_COLUMNS` and `LAYER_COLUMNS`.
-        figures: all that was measured.
+        metrics: flat, for metrics.json, as `qntz.figures.metrics_of` says. engine: "run", or "not run: " with the
+        reason and what the figures are of. probe_figures, layer_figures: CSV with the columns `PROBE_COLUMNS` and
+        `LAYER_COLUMNS`. figures: all that was measured.
     """
 
     metrics: dict[str, Any]
@@ -104,31 +103,7 @@ def verify(
     )
 
 
-def metrics_of(figures: Figures, metric: Metric | None, sizes: Mapping[str, int], engine_run: str) -> dict[str, Any]:
-    """What metrics.json holds: one level, few keys, since `dvc metrics show` prints a column for each.
-
-    `<metric>_eager` and `<metric>` (absent without a metric), `agreement` (absent where no output holds a decision),
-    `worst_rel_error` (null where the eager output is all zeros and the artifact's is not), `sqnr_db` (at most 200,
-    which stands for no difference at all; absent without a floating output), `<artifact>_kb` in units of 1024 bytes,
-    and `engine_run`: "yes", or "no: " and why, and then every figure is the quantized graph's under ONNX Runtime.
-    """
-    worst = figures.worst.error
-    told: dict[str, Any] = {"worst_rel_error": float(f"{worst:.4g}") if math.isfinite(worst) else None}
-    if metric is not None and figures.score is not None and figures.score_eager is not None:
-        told[f"{metric.name}_eager"] = round(figures.score_eager, 6)
-        told[metric.name] = round(figures.score, 6)
-    if figures.agreement is not None:
-        told["agreement"] = round(figures.agreement, 6)
-    if figures.sqnr_db is not None:
-        told["sqnr_db"] = round(min(max(figures.sqnr_db, -CAP_DB), CAP_DB), 3)
-    for name, size in sizes.items():
-        told[f"{name}_kb"] = round(size / 1024, 1)
-    return {**told, "engine_run": engine_run}
-
-
-def layer_figures(
-    simplified: Path, quantized: bytes | Path, probe: Arrays
-) -> list[tuple[int, str, str, str, float]]:
+def layer_figures(simplified: Path, quantized: bytes | Path, probe: Arrays) -> list[tuple[int, str, str, str, float]]:
     """How far each intermediate tensor is from the unquantized graph's, on one probe.
 
     Compared are the floating tensors that a node of both top-level graphs yields under one name. Neither graph is
@@ -140,10 +115,11 @@ def layer_figures(
     """
     import onnx
 
-    from qntz.quantizable import load_model, node_names
+    from qntz.graph import read_model
+    from qntz.quantizable import node_names
 
-    actual_model = onnx.load_from_string(quantized) if isinstance(quantized, bytes) else load_model(quantized)
-    models = {"expected": load_model(simplified), "actual": actual_model}
+    actual_model = onnx.load_from_string(quantized) if isinstance(quantized, bytes) else read_model(quantized)
+    models = {"expected": read_model(simplified), "actual": actual_model}
     yielded = {name: _yielded(model.graph) for name, model in models.items()}
     names = node_names(models["expected"].graph)
     shared = [tensor for tensor in yielded["expected"] if tensor in yielded["actual"]]

@@ -18,26 +18,27 @@ def work(job: Job) -> None:
     data = model.data.calibrate
     if data is None:
         raise DataError(
-            "no calibration data", where="model.data.calibrate", do="Name a source; qntz never calibrates on random data."
+            "no calibration data",
+            where="model.data.calibrate",
+            do="Name a source; qntz never calibrates on random data.",
         )
     sources = job.plugins.records("qntz_data_sources")
-    samples = list(open_samples(data, sources, model.inputs, model.dims, job.root, "model.data.calibrate"))
+    samples = open_samples(data, sources, model.inputs, model.dims, job.root, "model.data.calibrate")
     size = largest_batch(config.batch_size, model.inputs, model.dims)
     first = next(iter(model.inputs.values())).shape[0]
     alone = first == 1 if isinstance(first, int) else model.dims[first].min == 1
     with Bar(f"calibrate {job.name}") as progress:
-        groups = list(batches(samples, model.inputs, size))
         histograms = collect(
             job.of.simplified,
-            (inputs for inputs, _ in groups),
+            (inputs for inputs, _ in batches(samples, model.inputs, size)),
             workers=config.workers,
             stride=config.stride,
             progress=progress,
-            total=len(groups),
+            total=-(-data["count"] // size) if "count" in data else None,
             split=alone,
         )
     write_npz(job.of.histograms, arrays_of(histograms))
-    return job.say(f"{len(samples)} samples, {len(histograms)} tensors")
+    return job.say(f"{len(histograms)} tensors")
 
 
 if __name__ == "__main__":

@@ -22,10 +22,11 @@ def work(job: Job) -> None:
     )
     if report.findings:
         print(render(report, rules, job.root))
-    if report.errors:
-        raise CheckError(summary_line(report), do="Repair them, or set another severity in check.severity.")
+    # the findings of a failed check are what its reader needs; only verdict.json lets the pipeline go on
     write_json(job.of.check_json, as_json(report))
     write_json(job.of.check_sarif, as_sarif(report, rules))
+    if report.errors:
+        raise CheckError(summary_line(report), do="Repair them, or set another severity in check.severity.")
     write_json(job.of.verdict, verdict(report))
     job.say(summary_line(report))
 

@@ -1,5 +1,6 @@
 """Composes conf/ and params.yaml into build/config; the errors of single entries end with their stages, not here."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from qntz.errors import QntzError
 
 
 def main() -> int:
+    gc.disable()  # a short process: collecting costs it a tenth of its time
     try:
         result = compose(Path.cwd())
     except QntzError as error:

@@ -6,9 +6,8 @@ from stages.entry import Job, run
 def work(job: Job) -> None:
     from qntz import ort
     from qntz.artifacts import read_npz, read_runs, replacing, write_bytes, write_json
-    from qntz.figures import gate, measure
+    from qntz.figures import gate, measure, metrics_of
     from qntz.histograms import histograms_from
-    from qntz.verify import metrics_of
     from qntz.quantize import calibration_cache, quantize, ranges_json, runnable
     from stages.testdata import metric, test_batches, test_samples
 
@@ -24,7 +23,7 @@ def work(job: Job) -> None:
             passes=job.plugins.provided("qntz_graph_passes", phase="quantize"),
         )
         size = temporary.stat().st_size
-        session = ort.session(runnable(temporary.read_bytes()) if config.precision == "bf16" else temporary)
+        session = ort.session(runnable(temporary.read_bytes()))
         figures = measure(
             lambda inputs: ort.run(session, inputs),
             read_runs(job.of.probes),
@@ -34,11 +33,14 @@ def work(job: Job) -> None:
             scored,
         )
         gate(figures, config.precision, config.tolerance, scored, f"{job.name}: quantized.onnx")
-    told = metrics_of(figures, scored, {}, "")
+    told = metrics_of(figures, scored, {})
     write_json(paths.ranges, ranges_json(quantized))
     write_bytes(paths.calibration_cache, calibration_cache(quantized))
     write_json(paths.quantize_json, {**quantized.as_dict(), "figures": told, "bytes": size})
-    job.say(f"{config.precision}, " + ", ".join(f"{name} {value:g}" for name, value in told.items() if isinstance(value, (int, float))))
+    job.say(
+        f"{config.precision}, "
+        + ", ".join(f"{name} {value:g}" for name, value in told.items() if isinstance(value, (int, float)))
+    )
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ def work(job: Job) -> None:
     from qntz.verify import verify
     from stages.testdata import metric, test_batches, test_samples
 
-    paths, precision = job.paths, job.config.quantize.precision
+    paths = job.paths
     verified = verify(
         quantized=paths.quantized,
         simplified=job.of.simplified,
         plan=paths.plan,
         backend=choose_backend(job.config.engine.backend, job.plugins.records("qntz_backends")),
         engine=job.config.engine,
-        precision=precision,
+        precision=job.config.quantize.precision,
         config=job.config.verify,
         probes=read_runs(job.of.probes),
         golden=read_runs(job.of.golden),
@@ -25,7 +25,7 @@ def work(job: Job) -> None:
         reference=read_runs(job.of.reference),
         metric=metric(job),
         sizes={"onnx": paths.quantized.stat().st_size, "engine": paths.plan.stat().st_size},
-        runnable=runnable(paths.quantized.read_bytes()) if precision == "bf16" else None,
+        runnable=runnable(paths.quantized.read_bytes()),
     )
     write_json(paths.metrics, verified.metrics)
     write_text(paths.probe_figures, verified.probe_figures)

@@ -36,7 +36,7 @@ def test_runs_keep_their_order_and_shapes(tmp_path: Path) -> None:
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("before")
-    with pytest.raises(RuntimeError), artifacts.replacing(path) as temporary:
+    with pytest.raises(RuntimeError), artifacts.replacing(path) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "before"
@@ -47,7 +47,7 @@ def test_no_space_is_one_clear_line_and_loses_nothing(tmp_path: Path) -> None:
     """/dev/full says ENOSPC to every write."""
     path = tmp_path / "file"
     path.write_text("before")
-    with pytest.raises(ArtifactError) as error, artifacts.replacing(path) as temporary:
+    with pytest.raises(ArtifactError) as error, artifacts.replacing(path) as temporary:  # noqa: PT012
         temporary.symlink_to("/dev/full")
         temporary.write_bytes(b"x" * 100_000)
     assert "cannot be written: No space left on device" in str(error.value)

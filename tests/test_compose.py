@@ -40,7 +40,11 @@ def test_the_default_set_composes(project: Path) -> None:
     assert composed(project, "models", "early_exit")["calibrate"]["needed"] is False
     assert composed(project, "models", "early_exit")["torchscript"]["method"] == "script"
     int8 = composed(project, "engines", "digits-int8")
-    assert (int8["model_name"], int8["quantize"]["precision"], int8["engine"]["backend"]) == ("digits", "int8", "tensorrt_rtx")
+    assert (int8["model_name"], int8["quantize"]["precision"], int8["engine"]["backend"]) == (
+        "digits",
+        "int8",
+        "tensorrt_rtx",
+    )
     assert set(int8["inputs"]) == {"quantize", "engine", "verify"}
 
 
@@ -82,7 +86,10 @@ engines:
 
 
 def test_an_interpolation_of_the_environment_is_resolved_and_remembered(project: Path, monkeypatch) -> None:
-    params(project, "models: {m: {use: digits, model: {factory: {width: '${oc.decode:${oc.env:WIDTH}}'}}}}\nengines: {e: {model: m}}")
+    params(
+        project,
+        "models: {m: {use: digits, model: {factory: {width: '${oc.decode:${oc.env:WIDTH}}'}}}}\nengines: {e: {model: m}}",
+    )
     monkeypatch.setenv("WIDTH", "16")
     compose(project)
     assert composed(project, "models", "m")["model"]["factory"]["width"] == 16
@@ -133,10 +140,16 @@ def test_a_bad_model_entry_says_file_key_and_mend(project: Path, text: str, mess
     [
         ("{model: digit}", "params.yaml: engines.e.model: unknown model 'digit'. Did you mean 'digits'?"),
         ("{quantize: {use: int8}}", "params.yaml: engines.e: no model is named"),
-        ("{model: digits, quantize: {use: int9}}", "engines.e.quantize.use: no conf/quantize/int9.yaml. Did you mean 'int8'?"),
+        (
+            "{model: digits, quantize: {use: int9}}",
+            "engines.e.quantize.use: no conf/quantize/int9.yaml. Did you mean 'int8'?",
+        ),
         ("{model: digits, quantize: int8}", "Write quantize: {use: int8}."),
         ("{model: digits, export: {opset: 18}}", "'export' belongs to the model, which all its engines share"),
-        ("{model: digits, quantize: {use: int8, methd: max}}", "engines.e.quantize.methd: unknown key 'methd'. Did you mean 'method'?"),
+        (
+            "{model: digits, quantize: {use: int8, methd: max}}",
+            "engines.e.quantize.methd: unknown key 'methd'. Did you mean 'method'?",
+        ),
         ("{model: digits, engine: {workspace_bytes: many}}", "engines.e.engine.workspace_bytes: Value 'many'"),
         ("7", "params.yaml: engines.e: 7 is no mapping"),
     ],
@@ -146,10 +159,14 @@ def test_a_bad_engine_entry_says_file_key_and_mend(project: Path, engine: str, m
 
 
 def test_a_bad_file_of_a_group_is_named(project: Path) -> None:
-    (project / "conf/model/broken.yaml").write_text("factory: {_target_: a.B}\ninputs: {x: {dtipe: float32, shape: [2]}}\n")
+    (project / "conf/model/broken.yaml").write_text(
+        "factory: {_target_: a.B}\ninputs: {x: {dtipe: float32, shape: [2]}}\n"
+    )
     params(project, "models: {broken: {}}\nengines: {e: {model: broken}}")
     result = compose(project)
-    assert str(result.errors["models", "broken"]).startswith("conf/model/broken.yaml: inputs.x.dtipe: unknown key 'dtipe'")
+    assert str(result.errors["models", "broken"]).startswith(
+        "conf/model/broken.yaml: inputs.x.dtipe: unknown key 'dtipe'"
+    )
 
 
 def test_a_bad_entry_leaves_the_good_ones_alone(project: Path) -> None:

@@ -18,10 +18,19 @@ MODEL = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dims": {"batch": {"min": 9, "opt": 8, "max": 64}}}, "model.dims.batch: min 9, opt 8, max 64 are out of order"),
-        ({"dims": {"bach": {"min": 1, "opt": 8, "max": 64}}}, "model.inputs.image.shape: dimension 'batch' has no sizes"),
+        (
+            {"dims": {"batch": {"min": 9, "opt": 8, "max": 64}}},
+            "model.dims.batch: min 9, opt 8, max 64 are out of order",
+        ),
+        (
+            {"dims": {"bach": {"min": 1, "opt": 8, "max": 64}}},
+            "model.inputs.image.shape: dimension 'batch' has no sizes",
+        ),
         ({"inputs": {}}, "model.inputs: the model has no inputs"),
-        ({"inputs": {"ids": {"dtype": "int64", "shape": [2]}}}, "model.inputs.ids.range: an input of int64 needs a range"),
+        (
+            {"inputs": {"ids": {"dtype": "int64", "shape": [2]}}},
+            "model.inputs.ids.range: an input of int64 needs a range",
+        ),
         ({"inputs": {"x": {"dtype": "float23", "shape": [2]}}}, "Did you mean 'float32'?"),
         ({"inputs": {"x": {"shape": [0]}}}, "model.inputs.x.shape: 0 is no dimension"),
         ({"factory": None}, "a model comes from exactly one of factory and torchscript"),
@@ -60,7 +69,9 @@ def test_a_bad_section_is_refused_with_its_key(section: str, value: dict, messag
 
 
 def test_shape_ranges_follow_the_dimensions() -> None:
-    model = build(ModelConfig, {**MODEL, "inputs": {**MODEL["inputs"], "mask": {"dtype": "bool", "shape": ["batch", 3]}}})
+    model = build(
+        ModelConfig, {**MODEL, "inputs": {**MODEL["inputs"], "mask": {"dtype": "bool", "shape": ["batch", 3]}}}
+    )
     image, mask = tensor_specs(model.inputs, model.dims)
     assert (image.name, image.min, image.opt, image.max) == ("image", (1, 1, 8, 8), (8, 1, 8, 8), (64, 1, 8, 8))
     assert (mask.dtype, mask.max) == ("bool", (64, 3))

@@ -114,7 +114,10 @@ def test_a_module_that_the_model_imports_in_a_function(project: Path) -> None:
 def test_extra_inputs(project: Path) -> None:
     (project / "table.txt").write_text("1")
     (project / "conf/model/digits.yaml").open("a").write("extra_inputs: ['*.txt']\n")
-    assert changed(project, lambda p: (p / "table.txt").write_text("2")) == {("digits", "check"), ("digits", "torchscript")}
+    assert changed(project, lambda p: (p / "table.txt").write_text("2")) == {
+        ("digits", "check"),
+        ("digits", "torchscript"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,10 @@ def test_weights_of_three_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("no_such_module.Net", "no_such_module.Net cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
+        (
+            "no_such_module.Net",
+            "no_such_module.Net cannot be imported: ModuleNotFoundError: No module named 'no_such_module'",
+        ),
         (f"{__name__}.Nett", "cannot be imported: AttributeError"),
         (f"{__name__}.not_a_module", "gives a int, no torch.nn.Module"),
         ("Net", "cannot be imported"),
@@ -132,7 +135,9 @@ def test_inputs_are_matched_with_forward() -> None:
 
 
 def test_shapes_that_the_model_refuses() -> None:
-    with pytest.raises(ModelError, match=r"x float32 \[4, 3\]: the model refuses its inputs: RuntimeError: mat1 and mat2"):
+    with pytest.raises(
+        ModelError, match=r"x float32 \[4, 3\]: the model refuses its inputs: RuntimeError: mat1 and mat2"
+    ):
         run_model(Net(), {"x": np.zeros((4, 3), np.float32)}, ["x"])
 
 

@@ -46,7 +46,9 @@ def qntz_graph_passes(phase):
         yield GraphPass(name="d", apply=lambda m: (m, 0))
 """
     loaded = plugins.load(project_with(tmp_path, one=text))
-    names = [p.record.name for p in loaded.provided("qntz_graph_passes", phase="export") if p.provider == "plugins/one.py"]
+    names = [
+        p.record.name for p in loaded.provided("qntz_graph_passes", phase="export") if p.provider == "plugins/one.py"
+    ]
     assert names == ["b", "d", "c", "a"]
     assert [p for p in loaded.provided("qntz_graph_passes", phase="simplify") if p.provider == "plugins/one.py"] == []
 
@@ -62,14 +64,23 @@ def qntz_graph_passes(phase):
             "plugins/bad.py:4: unknown hook 'qntz_metric'. Did you mean 'qntz_metrics'?",
         ),
         ({"bad": "def qntz_metrics():\n    return []\n"}, "plugins/bad.py:3: qntz_metrics is not marked as a hook"),
-        ({"bad": "@hookimpl\ndef qntz_metrics(model):\n    return []\n"}, "plugins/bad.py: the plugin does not fit its hook"),
+        (
+            {"bad": "@hookimpl\ndef qntz_metrics(model):\n    return []\n"},
+            "plugins/bad.py: the plugin does not fit its hook",
+        ),
         (
             {"one": giving("top3"), "two": giving("top3")},
             "plugins/one.py and plugins/two.py: 'top3' is provided twice for qntz_metrics",
         ),
         ({"one": giving("accuracy")}, "builtin/metrics.py and plugins/one.py: 'accuracy' is provided twice"),
-        ({"bad": "@hookimpl\ndef qntz_metrics():\n    return [3]\n"}, "plugins/bad.py: qntz_metrics gives 3, which has no name"),
-        ({"bad": "@hookimpl\ndef qntz_metrics():\n    raise KeyError('x')\n"}, "plugins/bad.py: qntz_metrics fails: KeyError"),
+        (
+            {"bad": "@hookimpl\ndef qntz_metrics():\n    return [3]\n"},
+            "plugins/bad.py: qntz_metrics gives 3, which has no name",
+        ),
+        (
+            {"bad": "@hookimpl\ndef qntz_metrics():\n    raise KeyError('x')\n"},
+            "plugins/bad.py: qntz_metrics fails: KeyError",
+        ),
     ],
 )
 def test_a_bad_plugin_is_an_error_with_its_place(tmp_path: Path, files: dict[str, str], message: str) -> None:
@@ -92,7 +103,10 @@ def qntz_graph_passes(phase):
 def test_all_explanations_are_given(tmp_path: Path) -> None:
     text = "@hookimpl\ndef qntz_explain(error):\n    return 'see the wiki' if 'grid' in str(error) else None\n"
     loaded = plugins.load(project_with(tmp_path, b=text, a=text))
-    assert loaded.explanations(ValueError("grid_sample")) == [("plugins/a.py", "see the wiki"), ("plugins/b.py", "see the wiki")]
+    assert loaded.explanations(ValueError("grid_sample")) == [
+        ("plugins/a.py", "see the wiki"),
+        ("plugins/b.py", "see the wiki"),
+    ]
     assert loaded.explanations(ValueError("other")) == []
 
 

@@ -66,7 +66,11 @@ def test_probes_of_real_samples() -> None:
     inputs = {"x": InputConfig("float32", ["batch", 2])}
     samples = [{"x": np.full(2, i, np.float32), "target": np.int64(0)} for i in range(7)]
     probes = data_probes(samples, inputs, {"batch": DimConfig(1, 2, 3)}, 4)
-    assert [p["x"][:, 0].tolist() for p in probes] == [[0], [1, 2], [3, 4, 5]]  # the fourth would need three, one is left
+    assert [p["x"][:, 0].tolist() for p in probes] == [
+        [0],
+        [1, 2],
+        [3, 4, 5],
+    ]  # the fourth would need three, one is left
     fixed = data_probes(samples, {"x": InputConfig("float32", [2, 2])}, {}, 2)
     assert [p["x"].shape for p in fixed] == [(2, 2), (2, 2)]
 

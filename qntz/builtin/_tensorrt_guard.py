@@ -29,9 +29,9 @@ def guard(path: Path) -> None:
     """
     import onnx
 
-    from qntz.quantizable import load_model
+    from qntz.graph import read_model
 
-    graph = load_model(path).graph
+    graph = read_model(path).graph
     if not graph.node:
         do = "Export a model that computes something."
         raise BackendError("the graph is empty", where=str(path), why="it has no nodes", do=do)

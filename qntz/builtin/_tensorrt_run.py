@@ -85,9 +85,7 @@ class EngineRunner:
             self._fail(f"input {name!r} is {array.dtype}", f"the engine takes {dtype}")
         if not self._context.set_input_shape(name, tuple(array.shape)):
             low, _, high = self._engine.get_tensor_profile_shape(name, 0)
-            self._fail(
-                f"input {name!r} has shape {list(array.shape)}", f"the engine takes {list(low)} to {list(high)}"
-            )
+            self._fail(f"input {name!r} has shape {list(array.shape)}", f"the engine takes {list(low)} to {list(high)}")
         if self._on_host(name):
             self._set_address(name, array.ctypes.data)
         else:

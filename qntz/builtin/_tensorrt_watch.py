@@ -85,7 +85,8 @@ def make_monitor(trt: ModuleType, progress: Progress) -> Any:
         def _report(self, phase: str, done: int) -> bool:
             if not self._stopped:
                 try:
-                    self._stopped = not progress.step(phase, done, self._totals[phase])
+                    if not progress.step(phase, done, self._totals[phase]):
+                        self._stopped = True  # never False: `stop` may have been called meanwhile
                 except BaseException as error:  # TensorRT would swallow it: stop the build, and let `finish` raise it
                     self._raised, self._stopped = error, True
             return not self._stopped

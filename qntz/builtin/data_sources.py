@@ -121,4 +121,3 @@ def _checked(sample: Any, target: str, number: int) -> Arrays:
         if not isinstance(value, (np.ndarray, np.generic)):
             raise DataError(f"{name} is a {type(value).__name__}, no NumPy array", where=where, do="Use numpy.asarray.")
     return {str(name): np.asarray(value) for name, value in sample.items()}
-

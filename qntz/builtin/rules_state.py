@@ -112,7 +112,8 @@ def randomness(subject: Subject) -> Iterator[Finding]:
         yield subject.finding("randomness", severity, draw.place, message, "observed run", draw.chain)
     for call in calls:
         stream = "random" if call.root == "random" else "numpy.random"
-        drawn = call.ran and stream in seen.streams
+        own_state = matters and not seen.draws and not seen.streams  # a generator that no seed reaches
+        drawn = call.ran and (stream in seen.streams or own_state)
         message = f"{call.name} draws random numbers" + (f"; {effect}" if drawn else "; no draw was seen")
         evidence = "observed run and static source" if drawn else "static source"
         yield subject.finding("randomness", severity if drawn else "note", call.place, message, evidence, call.chain)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -143,8 +143,11 @@ class TensorRTBackend:
         monitor = make_monitor(trt, progress)
         # In a thread of its own: TensorRT swallows a KeyboardInterrupt that reaches it in a callback, which run there.
         with ThreadPoolExecutor(max_workers=1) as pool:
-            work = pool.submit(self._build, trt, onnx_path, inputs, config, monitor)
             try:
+                work = pool.submit(self._build, trt, onnx_path, inputs, config, monitor)
+                # Python handles a signal only when the main thread runs, which may not be the one that it woke.
+                while not wait([work], timeout=0.1).done:
+                    pass
                 return work.result()
             except BaseException:
                 monitor.stop()

@@ -137,7 +137,8 @@ class _Body:
             self._children(node)
 
     def _branches(self, *bodies: Sequence[ast.stmt]) -> None:
-        before, after = dict(self.marks), {}
+        before = dict(self.marks)
+        after: dict[str, Marks] = {}
         for body in bodies:
             self.marks = dict(before)
             self.block(body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -16,7 +16,7 @@ from qntz.check.run import Observer
 from qntz.check.source import Sources
 from qntz.check.subject import Inputs, Subject
 from qntz.errors import ConfigError, PluginError, QntzError, did_you_mean, one_line
-from qntz.records import Finding, Rule
+from qntz.records import Finding, Rule, Severity
 
 if TYPE_CHECKING:
     from qntz.config import DimConfig
@@ -92,22 +92,22 @@ def _found(subject: Subject, rules: Iterable[Rule]) -> list[Finding]:
 def _not_ignored(found: Iterable[Finding], sources: Sources, severity: Mapping[str, str]) -> list[Finding]:
     """The findings with the severities that the configuration gives them, without those that a comment on their line
     drops; a comment without a reason is a finding itself."""
-    kept = []
+    kept: list[Finding] = []
     for finding in found:
-        finding = _weighed(finding, severity)
         file = sources.by_path(finding.path)
         ignore = file.ignores.get(finding.line) if file is not None else None
         if ignore is None or finding.slug not in ignore.slugs:
-            kept.append(finding)
+            kept += _weighed(finding, severity)
         elif not ignore.reason:
             message = f"{finding.slug} is ignored without a reason"
             note = Finding(UNEXPLAINED, "note", finding.path, finding.line, ignore.column, message, "static source")
-            kept.append(_weighed(note, severity))
-    return [finding for finding in kept if finding.severity != "off"]
+            kept += _weighed(note, severity)
+    return kept
 
 
-def _weighed(finding: Finding, severity: Mapping[str, str]) -> Finding:
-    return dataclasses.replace(finding, severity=severity.get(finding.slug, finding.severity))
+def _weighed(finding: Finding, severity: Mapping[str, str]) -> list[Finding]:
+    wanted = severity.get(finding.slug, finding.severity)
+    return [] if wanted == "off" else [dataclasses.replace(finding, severity=cast(Severity, wanted))]
 
 
 def _lines(sources: Sources, path: str) -> tuple[str, ...]:

@@ -174,7 +174,8 @@ class Recorder(TorchFunctionMode):
         key = _key(kind, frame)
         known = self.log.leaks.get(key)
         if known is None:
-            node = self._expression(frame, kind)
+            function = self._function(frame)
+            node = _expression(frame, kind, function) if function is not None else None
             target = _live(node.func, frame) if isinstance(node, ast.Call) else UNKNOWN
             root = "" if target is UNKNOWN else root_of(target)
             callee = dotted(target) if root not in ("", "torch") else ""
@@ -182,7 +183,6 @@ class Recorder(TorchFunctionMode):
             chain = tuple(str(place) for place in self._chain(frames))
             module = self.modules[-1] if self.modules else ""
             self.log.leaks[key] = Leak(kind, self._place(user), chain, module, callee, root, key, (self.run,))
-            function = self.log.functions.get(frame.f_code)
             if node is not None and function is not None:
                 self.log.seeds.setdefault(function.key, {}).setdefault(node, []).append(key)
         elif self.run not in known.runs:
@@ -190,20 +190,12 @@ class Recorder(TorchFunctionMode):
         if self.log.leaks[key].runs[0] == self.run and kind in REPLAYED:
             self.log.values.setdefault(key, []).append(_copied(result))
 
-    def _expression(self, frame: FrameType, kind: str) -> ast.expr | None:
-        """The expression that the frame is executing."""
-        function = self.log.functions.get(frame.f_code)
-        if function is None:
-            return None
-        position = position_of(frame)
-        nodes = [node for node in ast.walk(function.node) if isinstance(node, ast.expr)]
-        if position is not None:
-            line, column, end_line, end_column = position
-            place = (line, column, end_line, end_column)
-            return next((n for n in nodes if (n.lineno, n.col_offset, n.end_lineno, n.end_col_offset) == place), None)
-        calls = [node for node in nodes if isinstance(node, ast.Call) and node.lineno == frame.f_lineno]
-        named = [node for node in calls if isinstance(node.func, ast.Attribute) and node.func.attr == kind]
-        return next(iter(named or calls), None)
+    def _function(self, frame: FrameType) -> Function | None:
+        """The function that a frame runs; for a comprehension's frame the one that it stands in."""
+        outer: FrameType | None = frame
+        while outer is not None and outer.f_code.co_name in _COMPREHENSIONS:
+            outer = outer.f_back
+        return self.log.functions.get(outer.f_code) if outer is not None else None
 
     def _seen(self, into: dict[tuple[Any, ...], Seen], what: str, frames: Sequence[FrameType], func: Any) -> None:
         frame = next((f for f in frames if owner_of(f.f_code.co_filename) == "user"), None) or _leaking(frames)
@@ -222,6 +214,21 @@ class Recorder(TorchFunctionMode):
                 self._seen(self.log.strange_devices, device, frames, func)
             if tensor.dtype == torch.float64 and not any(a.dtype == torch.float64 for a in _tensors(args, kwargs)):
                 self._seen(self.log.doubles, "tensor" if tensor.dim() else "scalar", frames, func)
+
+
+def _expression(frame: FrameType, kind: str, function: Function) -> ast.expr | None:
+    """The expression that a frame of the function is executing."""
+    position = position_of(frame)
+    nodes = [node for node in ast.walk(function.node) if isinstance(node, ast.expr)]
+    if position is not None:
+        spans = ((node, (node.lineno, node.col_offset, node.end_lineno, node.end_col_offset)) for node in nodes)
+        return next((node for node, span in spans if span == position), None)
+    calls = [node for node in nodes if isinstance(node, ast.Call) and node.lineno == frame.f_lineno]
+    named = [node for node in calls if isinstance(node.func, ast.Attribute) and node.func.attr == kind]
+    return next(iter(named or calls), None)
+
+
+_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")  # frames of their own until Python 3.12
 
 
 def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[torch.Tensor]:

@@ -278,6 +278,6 @@ def dotted(target: Any) -> str:
         if module in sys.modules and vars(sys.modules[module]).get(plain, UNKNOWN) == target:
             return f"{module}.{plain}"
     holder = getattr(target, "__objclass__", None) or type(getattr(target, "__self__", None))
-    module = getattr(target, "__module__", None) or _provider(target) or getattr(holder, "__module__", "")
-    public = ".".join(part for part in str(module).split(".") if not part.startswith("_"))
+    home: str | None = getattr(target, "__module__", None) or _provider(target) or getattr(holder, "__module__", None)
+    public = ".".join(part for part in (home or "").split(".") if not part.startswith("_"))
     return f"{public}.{name}" if public and public != "builtins" else str(name)

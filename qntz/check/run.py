@@ -38,6 +38,7 @@ class Observer:
     def __init__(self, module: torch.nn.Module, inputs: Sequence[Inputs], index: SourceIndex) -> None:
         self.module, self.index = module, index
         self.inputs = list(inputs)
+        self.probes = len(self.inputs) - 1
         tensors = [*module.parameters(), *module.buffers(), *_named(self.inputs[0]).values()]
         self.log = Log(index, frozenset(str(tensor.device) for tensor in tensors))
         self.outputs: list[list[Any]] = []
@@ -45,6 +46,7 @@ class Observer:
         self.changed: dict[str, None] = {}
         self.streams: set[str] = set()
         self._effects: dict[tuple[Any, ...], Effect] = {}
+        self._repeated: dict[int, bool] = {}
         self._modules: list[str] = []
 
     def observe(self) -> Observations:
@@ -87,20 +89,31 @@ class Observer:
         others = [run for run in leak.runs if run != first and run < len(self.outputs)][:REPLAYS]
         if values is None or not self.outputs:
             return "unknown"
-        if len(self.inputs) == 1 and not others:
-            self._add_variation()
-            others = list(range(1, len(self.inputs)))
+        if self.probes == 0:
+            others = self._variation()
+        if not all(self._repeats(run) for run in others):
+            return "unknown"  # a model with a state of its own: a difference would prove nothing
         for run in others:
             try:
-                frozen = self._run(run, _Frozen(leak, values), seed=0)
+                replay = Recorder(self.log, run, {}, self._modules, _invoke.__code__, {leak.key: values})
+                frozen = self._run(run, replay, seed=0)
             except ModelError:
                 return "breaks"  # what the example gave does not even fit the other input
             if not _same(self.outputs[run], frozen):
                 return "breaks"
         return "harmless" if others else "unknown"
 
-    def _add_variation(self) -> None:
-        """Without a probe, the example reversed and (floats) halved stands in: other values within its own range."""
+    def _repeats(self, run: int) -> bool:
+        """Whether the same inputs give the same outputs again."""
+        if run not in self._repeated:
+            self._repeated[run] = _same(self.outputs[run], self._plain(run))
+        return self._repeated[run]
+
+    def _variation(self) -> list[int]:
+        """The run that stands in for probes: the example reversed and (floats) halved: other values within its
+        range; none where the model does not take it."""
+        if len(self.inputs) > 1:
+            return [1]
 
         def varied(value: Any) -> Any:
             if not isinstance(value, torch.Tensor):
@@ -112,7 +125,9 @@ class Observer:
         try:
             self.outputs.append(self._plain(1))
         except ModelError:
-            self.inputs.pop()  # not an input that the model takes
+            self.inputs.pop()
+            return []
+        return [1]
 
     def _recorded(self, number: int) -> list[Any]:
         arguments = _cloned(self.inputs[number])
@@ -158,8 +173,6 @@ class Observer:
         Raises:
             ModelError: with the model's own line, its error and the shapes of the inputs.
         """
-        if isinstance(mode, _Frozen):
-            mode = Recorder(self.log, number, {}, self._modules, _invoke.__code__, {mode.leak.key: mode.values})
         arguments = _cloned(self.inputs[number]) if arguments is None else arguments
         with self._watched(), seeded(seed, self.streams), buffers_kept(self.module), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the capture shows them; here each would come once a run
@@ -219,13 +232,6 @@ class Observer:
             why=f"{reason}{line_text}, with {shapes or 'no tensors'}",
             do="Mend the model, or the shapes, dtypes and ranges of model.inputs.",
         )
-
-
-class _Frozen:
-    """Asks a run to replay the values of one leak."""
-
-    def __init__(self, leak: Leak, values: Sequence[Any]) -> None:
-        self.leak, self.values = leak, values
 
 
 def _invoke(module: torch.nn.Module, arguments: Sequence[Any]) -> Any:

@@ -14,17 +14,18 @@ import onnx
 from qntz.artifacts import write_bytes
 from qntz.config import QuantizeConfig
 from qntz.errors import QuantizeError, did_you_mean, one_line
-from qntz.graph import model_bytes, operators
+from qntz.graph import model_bytes, operators, read_model
 from qntz.graph_passes import apply_passes, require_known
 from qntz.histograms import Histogram
-from qntz.quantizable import WEIGHTED_OPS, candidates, load_model, node_names
-from qntz.quantize.half import to_half
+from qntz.quantizable import WEIGHTED_OPS, candidates, node_names
+from qntz.quantize.half import subgraphs, to_half
 from qntz.quantize.int8 import to_int8
 from qntz.quantize.ranges import calibration_cache_text, scale_of, thresholds
 from qntz.quantize.twin import runnable
 from qntz.records import Provided, ThresholdMethod
 
 __all__ = ["Quantized", "calibration_cache", "quantize", "ranges_json", "runnable"]
+NAME = "quantized.onnx"  # in messages: the path that is written to may be a temporary one
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def quantize(
             histogram is missing, or the graph cannot be quantized. RewriteError: a required pass did not fire.
         PluginError: a pass or a method raised. ArtifactError: `onnx_path` cannot be read or `path` be written.
     """
-    model = load_model(onnx_path)
+    model = read_model(onnx_path)
     require_known(config.forbid, passes)
     _require_finite(model, onnx_path.name)
     before = operators(model)
@@ -95,11 +96,9 @@ def quantize(
     else:
         model, result = _half(model, config)
     model, told = apply_passes(model, passes, config.require, config.forbid)
-    _check(model, path.name, full=config.precision != "bf16")
-    write_bytes(path, model_bytes(model, path.name))
-    return Quantized(
-        config.precision, passes=told, operators_before=before, operators_after=operators(model), **result
-    )
+    _check(model, full=config.precision != "bf16")
+    write_bytes(path, model_bytes(model, NAME))
+    return Quantized(config.precision, passes=told, operators_before=before, operators_after=operators(model), **result)
 
 
 def ranges_json(quantized: Quantized) -> dict[str, Any]:
@@ -156,7 +155,9 @@ def _int8(
 
 
 def _half(model: onnx.ModelProto, config: QuantizeConfig) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    names = node_names(model.graph)
+    # If and Loop follow what their subgraphs hold, which patterns do not reach.
+    named = zip(model.graph.node, node_names(model.graph), strict=True)
+    names = [name for node, name in named if not any(subgraphs(attribute) for attribute in node.attribute)]
     excluded = _excluded(config.exclude, names)
     half = to_half(model, config.precision, frozenset(excluded))
     skipped = {**half.float32, **excluded}
@@ -179,9 +180,9 @@ def _excluded(patterns: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     return excluded
 
 
-def _check(model: onnx.ModelProto, where: str, *, full: bool) -> None:
+def _check(model: onnx.ModelProto, *, full: bool) -> None:
     """ONNX's own check. Not of bfloat16's types: TensorRT takes it for operators whose schema lists float16 only."""
     try:
         onnx.checker.check_model(model, full_check=full)
     except Exception as error:
-        raise QuantizeError("the quantized graph is no valid ONNX", where=where, why=one_line(error)) from error
+        raise QuantizeError("the quantized graph is no valid ONNX", where=NAME, why=one_line(error)) from error

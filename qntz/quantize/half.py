@@ -21,20 +21,8 @@ HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 LARGEST = {TensorProto.FLOAT16: 65504.0, TensorProto.BFLOAT16: 3.3895313892515355e38}
 SMALLEST = {TensorProto.FLOAT16: 2.0**-24, TensorProto.BFLOAT16: 2.0**-133}
 DTYPE_ATTRIBUTES = ("to", "dtype")
-# Found with TensorRT-RTX 1.7: its parser or builder refuses these although ONNX takes float16.
-REFUSED = {
-    TensorProto.FLOAT16: ("MeanVarianceNormalization",),
-    TensorProto.BFLOAT16: (
-        "ConvTranspose",
-        "GlobalLpPool",
-        "HardSwish",
-        "LpNormalization",
-        "LpPool",
-        "MeanVarianceNormalization",
-        "Mish",
-        "Shrink",
-    ),
-}
+# Found with TensorRT-RTX 1.7: its parser or builder takes these in float16 but not in bfloat16.
+NOT_IN_BFLOAT16 = ("ConvTranspose", "GlobalLpPool", "HardSwish", "LpNormalization", "LpPool", "Mish", "Shrink")
 FLOAT_BY_DEFAULT = ("RandomNormal", "RandomUniform", "SequenceEmpty")
 
 
@@ -52,9 +40,9 @@ def to_half(model: onnx.ModelProto, precision: str, keep: frozenset[str] = froze
     """A copy of the model in half precision.
 
     A slot of an operator stays float32, with Casts around, where the operator's ONNX schema does not take float16
-    (Range, the scales of Resize), and so do all slots of the operators in `REFUSED` and of the nodes in `keep` (names
-    as `quantizable.node_names` gives them). For bfloat16 the same slots are chosen, although ONNX lists it for fewer
-    operators: TensorRT takes it where ONNX takes float16.
+    (Range, the scales of Resize), and so do all slots of the nodes in `keep` (names as `quantizable.node_names` gives
+    them; none that has a subgraph). For bfloat16 the same slots are chosen, although ONNX lists it for fewer operators:
+    TensorRT takes it where ONNX takes float16, but for the operators in `NOT_IN_BFLOAT16`.
 
     Raises:
         QuantizeError: the type of a tensor of an operator that needs float32 cannot be inferred.
@@ -145,8 +133,9 @@ class _Converter:
     def _node(self, node: NodeProto, types: Mapping[str, str], cast: dict[str, str]) -> Iterator[NodeProto]:
         """The node in half, with the Casts that it needs. `cast` holds the float32 twins made so far in this graph."""
         schema = self._schema(node)
-        asked = node.name in self.keep and not any(map(subgraphs, node.attribute))
-        kept = schema is None or asked or node.op_type in REFUSED[self.to]
+        asked = node.name in self.keep
+        refused = self.to == TensorProto.BFLOAT16 and node.op_type in NOT_IN_BFLOAT16
+        kept = schema is None or asked or refused
         after = []
         for i, name in enumerate(node.input):
             if not name or self._takes_half(schema, kept, "inputs", i, node, types.get(name)):
@@ -167,8 +156,7 @@ class _Converter:
             self._attributes(node)
         elif not asked:
             half = TensorProto.DataType.Name(self.to).lower()
-            by = "TensorRT" if node.op_type in REFUSED[self.to] else "ONNX"
-            self.float32[node.name] = f"{node.op_type} takes no {half} in {by}"
+            self.float32[node.name] = f"{node.op_type} takes no {half} in {'TensorRT' if refused else 'ONNX'}"
         yield node
         yield from after
 

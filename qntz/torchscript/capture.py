@@ -71,13 +71,15 @@ def capture(
             script = _traced(module, example_inputs, order) if method == "trace" else _scripted(module)
     outputs = [_run(script, one, order, method) for one in inputs]
     try:
-        parity = require_parity(outputs, golden, tolerance, f"the {method}d module" if method != "script" else "the scripted module")
+        parity = require_parity(
+            outputs, golden, tolerance, f"the {method}d module" if method != "script" else "the scripted module"
+        )
     except ParityError as error:
         other = "script" if method == "trace" else "trace"
         raise CaptureError(
             f"{method} captures another model",
             why=error.why,
-            do=f"Set torchscript.method to {other}, or rewrite the part of forward that depends on its input's values or sizes.",
+            do=f"Set torchscript.method to {other}, or rewrite what depends on the input's values or sizes.",
         ) from error
     told = sorted({str(w.message).splitlines()[0] for w in caught if issubclass(w.category, torch.jit.TracerWarning)})
     return Captured(script, method, why, tuple(order), golden, parity, tuple(told))
@@ -89,7 +91,9 @@ def _traced(module: torch.nn.Module, example: Arrays, order: Sequence[str]) -> t
             # strict=False lets dict outputs through; check_trace only repeats the example, the probes do more
             return torch.jit.trace(module, tensors(example, order), strict=False, check_trace=False)
     except Exception as error:
-        raise CaptureError("the model cannot be traced", why=one_line(error), do="Set torchscript.method to script.") from error
+        raise CaptureError(
+            "the model cannot be traced", why=one_line(error), do="Set torchscript.method to script."
+        ) from error
 
 
 def _scripted(module: torch.nn.Module) -> torch.jit.ScriptModule:
@@ -118,7 +122,9 @@ def _run(script: torch.jit.ScriptModule, inputs: Arrays, order: Sequence[str], m
         ) from error
 
 
-def _require_sane(eager: torch.nn.Module, inputs: Sequence[Arrays], golden: Sequence[Arrays], order: Sequence[str]) -> None:
+def _require_sane(
+    eager: torch.nn.Module, inputs: Sequence[Arrays], golden: Sequence[Arrays], order: Sequence[str]
+) -> None:
     import numpy as np
 
     for probe, outputs in enumerate(golden):
@@ -128,11 +134,15 @@ def _require_sane(eager: torch.nn.Module, inputs: Sequence[Arrays], golden: Sequ
     again = run_model(eager, inputs[0], order)
     if any(not np.array_equal(again[name], array) for name, array in golden[0].items()):
         raise ModelError(
-            "the model is not deterministic", why="the same input gave two outputs", do="Remove randomness from forward."
+            "the model is not deterministic",
+            why="the same input gave two outputs",
+            do="Remove randomness from forward.",
         )
 
 
-def record(captured: Captured, proofs: Sequence[RewriteProof], tolerance: float, eager: torch.nn.Module) -> dict[str, Any]:
+def record(
+    captured: Captured, proofs: Sequence[RewriteProof], tolerance: float, eager: torch.nn.Module
+) -> dict[str, Any]:
     """torchscript.json: the method and why, the parity, what every rewrite did, and the model's size."""
     return {
         "method": captured.method,

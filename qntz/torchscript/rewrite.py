@@ -1,4 +1,4 @@
-"""Replaces submodules on a copy of the model, and proves each replacement on the inputs that the original really got."""
+"""Replaces submodules on a copy of the model, and proves each on the inputs that the original really got."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def rewritten(
                 do="Check the rewrite's match, or take it out of torchscript.require.",
             )
         else:
-            proofs.append(RewriteProof(rewrite.name, provided.provider, (), None, rewrite.tolerance, "no submodule matches"))
+            proofs.append(
+                RewriteProof(rewrite.name, provided.provider, (), None, rewrite.tolerance, "no submodule matches")
+            )
     return result, proofs
 
 
@@ -91,7 +93,9 @@ def _replace(
             try:
                 replacements[id(original)] = rewrite.apply(original).eval()
             except Exception as error:
-                raise PluginError(f"rewrite {rewrite.name!r} fails", where=f"{provided.provider} at {path}", why=one_line(error)) from error
+                raise PluginError(
+                    f"rewrite {rewrite.name!r} fails", where=f"{provided.provider} at {path}", why=one_line(error)
+                ) from error
         error = _worst_error(replacements[id(original)], calls[path], rewrite.name, path)
         if not error <= rewrite.tolerance:
             raise RewriteError(
@@ -108,7 +112,9 @@ def _replace(
 
 def _set(module: torch.nn.Module, path: str, replacement: torch.nn.Module) -> None:
     if not path:
-        raise RewriteError("a rewrite matches the whole model", do="Match a submodule; rewrite the model in its factory.")
+        raise RewriteError(
+            "a rewrite matches the whole model", do="Match a submodule; rewrite the model in its factory."
+        )
     parent, _, name = path.rpartition(".")
     setattr(module.get_submodule(parent), name, replacement)
 

@@ -97,6 +97,13 @@ def test_counts_are_those_of_the_values_worked_out_with_torch(path):
     assert (seen["u"].minimum, seen["u"].maximum) == pytest.approx((float(out.min()), float(out.max())), rel=1e-4)
 
 
+def test_a_tensor_that_is_an_output_already_is_counted_once(path, tmp_path):
+    model = conv_net()
+    model.graph.output.append(helper.make_tensor_value_info("m", TensorProto.FLOAT, ["n", 4]))
+    onnx.save(model, tmp_path / "two.onnx")
+    assert same(collect(tmp_path / "two.onnx", in_batches(4)), collect(path, in_batches(4)))
+
+
 @pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize(("size", "workers"), [(1, 1), (5, 3), (13, 2)])
 def test_batch_size_order_and_workers_change_nothing(path, size, workers, stride):
@@ -113,7 +120,7 @@ def test_single_rows_round_otherwise_than_batches_so_that_batches_are_split(tmp_
     ]
     weights = {"axis": np.array([1]), "w": RNG.normal(size=(64, 5)).astype(np.float32)}
     onnx.save(model_of(nodes, weights, ["n", 33, 64], ["n", 5]), tmp_path / "sum.onnx")
-    data = RNG.normal(0, 1, (9, 33, 64)).astype(np.float32)
+    data = RNG.normal(0, 1, (200, 33, 64)).astype(np.float32)
     alone = collect(tmp_path / "sum.onnx", in_batches(1, data))
     assert same(alone, collect(tmp_path / "sum.onnx", in_batches(9, data)))
     whole = collect(tmp_path / "sum.onnx", in_batches(9, data), split=False)
@@ -140,7 +147,10 @@ def test_optimisation_keeps_tapped_tensors_that_it_would_fuse_away(tmp_path):
     weights = {
         "kernel": KERNEL,
         "second": KERNEL.transpose(1, 0, 2, 3).copy(),
-        **{"s": 2 * ones, "b": ones, "mean": 0 * ones, "var": ones},
+        "s": 2 * ones,
+        "b": ones,
+        "mean": 0 * ones,
+        "var": ones,
     }
     onnx.save(model_of(nodes, weights, ["n", 3, 6, 5], ["n", 3, 2, 1]), tmp_path / "bn.onnx")
     model = onnx.load(tmp_path / "bn.onnx")
@@ -174,7 +184,7 @@ def test_no_batches_are_refused(path):
 def test_a_missing_input_and_a_wrong_shape_name_the_batch(path):
     with pytest.raises(DataError, match=r"^calibration batch 1 \(x float32 \[1, 2, 6, 5\]\): ONNX Runtime cannot run"):
         collect(path, [{"x": IMAGES[:1]}, {"x": IMAGES[:1, :2]}])
-    with pytest.raises(DataError, match=r"^calibration batch 0 \(\): ONNX Runtime cannot run the graph: ValueError: Re"):
+    with pytest.raises(DataError, match=r"^calibration batch 0 \(\): ONNX Runtime cannot run the graph: ValueError"):
         collect(path, [{"z": IMAGES[:1]}])
 
 

@@ -21,6 +21,7 @@ def found(report):
         ("device_in_forward", ("device_in_forward",)),
         ("states", ("states",)),
         ("flow", ("flow",)),
+        ("own_generator", ("own_generator",)),
         ("ignored", ("ignored",)),
     ],
 )
@@ -69,9 +70,15 @@ def test_severities_are_set_by_slug(check):
     assert check("inherited", severity={"non-torch-call": "off"}).findings == ()
 
 
-def test_without_a_probe_the_effect_is_tried_on_a_varied_example(check):
-    (finding,) = check("array_attribute").findings  # its make() gives no probe
-    assert finding.severity == "error"
+def test_without_a_probe_the_effect_is_tried_on_a_varied_example(check, rules):
+    """For every leak, not for the first alone."""
+    from check_models import decorated
+
+    from qntz.check import check_model
+
+    module, example, _ = decorated.make()
+    assert [f.severity for f in check_model(module, example, rules=rules).findings] == ["error", "error"]
+    assert [f.severity for f in check("array_attribute").findings] == ["error"]  # its make() gives no probe
 
 
 @pytest.mark.parametrize("name", ["helper_two_away", "submodule", "decorated", "inherited", "closure", "harmless_leak"])

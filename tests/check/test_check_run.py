@@ -18,7 +18,7 @@ def failing(**options):
 
 
 def test_a_model_that_raises_is_an_error_with_its_own_line_and_the_shapes(check):
-    from conftest import HERE
+    from tests.check.conftest import HERE
 
     with pytest.raises(ModelError) as caught:
         check_model(failing(), {"image": torch.rand(2, 4)}, source_root=HERE)

@@ -55,7 +55,9 @@ def cuda_python(gpu: FakeCuda, *, memory: int = 1 << 20) -> types.ModuleType:
             return STREAM
 
     def cuda_malloc(size: int) -> tuple[Code, int | None]:
-        return (Code.cudaErrorMemoryAllocation, None) if size > memory else (Code.cudaSuccess, gpu.allocate(size))
+        if size > memory:
+            return Code.cudaErrorMemoryAllocation, None
+        return Code.cudaSuccess, gpu.allocate(size) if size else 0  # of no bytes CUDA gives a null pointer
 
     def cuda_free(devPtr: int) -> tuple[Code]:
         gpu.release(devPtr)
@@ -110,11 +112,13 @@ def pycuda(gpu: FakeCuda, *, memory: int = 1 << 20) -> types.ModuleType:
             self.index = index
 
         def retain_primary_context(self) -> types.SimpleNamespace:
-            return types.SimpleNamespace(push=lambda: None)
+            return types.SimpleNamespace(push=lambda: None, pop=lambda: None)
 
     def mem_alloc(size: int) -> Allocation:
         if size > memory:
             raise Error("cuMemAlloc failed: out of memory")
+        if size == 0:
+            raise Error("cuMemAlloc failed: invalid argument")
         return Allocation(gpu.allocate(size))
 
     def memcpy_htod_async(dest: int, src: np.ndarray, stream: Stream) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from fake_cuda import FakeCuda
 
 from qntz import ort
+from tests.engine.fake_cuda import FakeCuda
 
 API = Path(__file__).parent / "api"
 KINDS = {1: "FLOAT", 2: "UINT8", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 10: "HALF", 16: "BF16"}
@@ -79,9 +79,6 @@ def _strict(module: types.ModuleType, kind: str, record: dict[str, Any]) -> type
     methods: dict[str, list[str]] = record.get("methods", {})
     readable = {p.partition(" ")[0] for p in record.get("properties", ())}
     writable = {p for p in record.get("properties", ()) if " " not in p}
-    stray = {n for n in vars(body) if not n.startswith("_")} - set(methods) - readable
-    if stray:
-        raise TypeError(f"the stand-in gives {kind} {stray}, which {module.__name__} has not")
 
     def method(name: str, signatures: list[str]) -> Callable[..., Any]:
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -311,7 +308,8 @@ class _Context:
         device.flush(stream_handle)
         fed = {}
         for tensor in model.graph.input:
-            shape, dtype = self._shapes[tensor.name], onnx.helper.tensor_dtype_to_np_dtype(tensor.type.tensor_type.elem_type)
+            shape = self._shapes[tensor.name]
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.type.tensor_type.elem_type)
             size = int(np.prod(shape)) * dtype.itemsize
             fed[tensor.name] = np.frombuffer(ctypes.string_at(self._addresses[tensor.name], size), dtype).reshape(shape)
         for name, value in ort.run(ort.session(model.SerializeToString()), fed).items():

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-from graphs import BATCH, WEIGHT, linear
 
 from qntz.builtin import onnxruntime as onnxruntime_backend
 from qntz.builtin import tensorrt as tensorrt_backends
@@ -16,11 +15,10 @@ from qntz.engine import build_engine, choose_backend
 from qntz.errors import BackendError
 from qntz.progress import Silent
 from qntz.records import Backend, Built
+from tests.engine.engine_graphs import BATCH, WEIGHT, linear
 
 BACKENDS: dict[str, Backend] = {
-    backend.name: backend
-    for module in (onnxruntime_backend, tensorrt_backends)
-    for backend in module.qntz_backends()
+    backend.name: backend for module in (onnxruntime_backend, tensorrt_backends) for backend in module.qntz_backends()
 }
 
 
@@ -86,5 +84,5 @@ def test_a_real_engine_has_a_record_that_json_takes(tmp_path: Path) -> None:
 def test_backends_are_chosen_by_name() -> None:
     assert sorted(BACKENDS) == ["onnxruntime", "tensorrt", "tensorrt_rtx"]
     assert choose_backend("tensorrt", BACKENDS).name == "tensorrt"
-    with pytest.raises(BackendError, match=r"engine\.backend: no backend 'tensort_rtx'\. Did you mean 'tensorrt_rtx'\?"):
+    with pytest.raises(BackendError, match=r"no backend 'tensort_rtx'\. Did you mean 'tensorrt_rtx'\?"):
         choose_backend("tensort_rtx", BACKENDS)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import BATCH, WEIGHT, info, linear, saved
 from onnx import helper
 
 from qntz.builtin.onnxruntime import qntz_backends
@@ -14,6 +13,7 @@ from qntz.config import EngineConfig
 from qntz.errors import BackendError
 from qntz.progress import Silent
 from qntz.records import TensorSpec
+from tests.engine.engine_graphs import BATCH, WEIGHT, info, linear, saved
 
 (BACKEND,) = qntz_backends()
 

@@ -7,11 +7,8 @@ import sys
 import types
 from pathlib import Path
 
-import fake_cuda
-import fake_tensorrt
 import numpy as np
 import pytest
-from graphs import BATCH, WEIGHT, control_flow, info, linear, saved
 from onnx import TensorProto, helper
 
 from qntz import cuda
@@ -20,6 +17,8 @@ from qntz.config import EngineConfig
 from qntz.errors import ArtifactError, BackendError
 from qntz.progress import Silent
 from qntz.records import Backend, TensorSpec
+from tests.engine import fake_cuda, fake_tensorrt
+from tests.engine.engine_graphs import BATCH, WEIGHT, control_flow, info, linear, saved
 
 VERSIONS = ("tensorrt-10.16.1.11", "tensorrt-11.4.0.106", "tensorrt_rtx-1.7.1.116")
 CONFIG = EngineConfig(workspace_bytes=1 << 20, optimization_level=2)
@@ -69,6 +68,19 @@ def test_the_build_asks_what_this_version_has(bench: Bench, tmp_path: Path) -> N
     assert built.outputs == (TensorSpec("y", "float32", (-1, 3), (-1, 3), (-1, 3)),)
     expected = "portable (tensorrt_rtx's default)" if bench.backend.name == "tensorrt_rtx" else "NVIDIA L4 (sm89)"
     assert built.target == expected
+
+
+def test_nested_phases_drive_the_progress(bench: Bench, tmp_path: Path) -> None:
+    steps = []
+
+    class Kept:
+        def step(self, phase: str, done: int, total: int) -> bool:
+            steps.append((phase, done, total))
+            return True
+
+    bench.backend.build(linear(tmp_path), [BATCH], CONFIG, Kept())
+    outer = [("outer", 0, 2), ("outer", 1, 2), ("outer", 2, 2), ("outer", 2, 2)]
+    assert steps == [outer[0], ("inner", 0, 1), ("inner", 1, 1), ("inner", 1, 1), *outer[1:]]
 
 
 def test_a_version_without_the_flag_gets_no_flag(bench: Bench, tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import BATCH, FIXED, WEIGHT, control_flow, info, linear, saved
 from onnx import TensorProto, helper, numpy_helper
 
 from qntz import cuda
@@ -17,6 +17,7 @@ from qntz.config import EngineConfig
 from qntz.errors import ArtifactError, BackendError
 from qntz.progress import Silent
 from qntz.records import Backend, Built, TensorSpec
+from tests.engine.engine_graphs import BATCH, FIXED, WEIGHT, control_flow, info, linear, saved
 
 pytest.importorskip("tensorrt_rtx")
 PORTABLE = EngineConfig()
@@ -92,9 +93,7 @@ def test_fp16_builds_for_turing_where_fp32_is_refused_in_the_builders_words(rtx:
         helper.make_node("MatMul", ["h", "w"], ["p"]),
         helper.make_node("Cast", ["p"], ["y"], to=TensorProto.FLOAT),
     ]
-    half = saved(
-        tmp_path / "half.onnx", nodes, [info("x", (2, 5))], [info("y", (2, 3))], w=WEIGHT.astype(np.float16)
-    )
+    half = saved(tmp_path / "half.onnx", nodes, [info("x", (2, 5))], [info("y", (2, 3))], w=WEIGHT.astype(np.float16))
     assert rtx.build(half, [FIXED], turing, Silent()).target == "sm75"
     text = refused(rtx, linear(tmp_path), BATCH, config=turing)
     assert "tensorrt_rtx cannot build the graph" in text
@@ -122,9 +121,7 @@ def test_datacentre_capabilities_are_refused(rtx: Backend, capability: str) -> N
 
 def test_every_unsupported_operator_is_counted_and_the_first_named(rtx: Backend, tmp_path: Path) -> None:
     names = ["x", "a", "b", "c", "y"]
-    nodes = [
-        helper.make_node(f"Odd{i}", [names[i]], [names[i + 1]], name=f"odd_{i}", domain="acme") for i in range(4)
-    ]
+    nodes = [helper.make_node(f"Odd{i}", [names[i]], [names[i + 1]], name=f"odd_{i}", domain="acme") for i in range(4)]
     text = refused(rtx, saved(tmp_path / "odd.onnx", nodes, [info("x", (2, 5))], [info("y", (2, 5))]), FIXED)
     assert "odd.onnx: the parser refuses 4 nodes" in text
     assert "node 0 odd_0 (Odd0): no such operator, and no plugin of that name; node 1 odd_1 (Odd1)" in text
@@ -144,7 +141,7 @@ def test_a_bad_profile_is_refused_without_a_word_of_the_driver(rtx: Backend, tmp
     [
         (TensorSpec("x", "float32", (1, 6), (2, 6), (3, 6)), "input 'x' is [-1, 5] in the graph: model.inputs and"),
         (TensorSpec("x", "float32", (1,), (2,), (3,)), "model.dims give [1]"),
-        (TensorSpec("x", "float16", (1, 5), (2, 5), (3, 5)), "input 'x' is float32 in the graph: model.inputs says float16"),
+        (TensorSpec("x", "float16", (1, 5), (2, 5), (3, 5)), "is float32 in the graph: model.inputs says float16"),
         (TensorSpec("z", "float32", (1, 5), (2, 5), (3, 5)), "input 'x' has no specification: model.inputs has z"),
     ],
 )
@@ -239,11 +236,31 @@ def test_an_error_of_the_progress_comes_through(rtx: Backend, tmp_path: Path) ->
 
 def test_an_interruption_is_not_swallowed(rtx: Backend, tmp_path: Path) -> None:
     def interrupt(phase: str) -> bool:
-        os.kill(os.getpid(), signal.SIGINT)
+        if len(watched.steps) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)  # until the main thread has got it
         return True
 
+    watched = Watched(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        rtx.build(linear(tmp_path), [BATCH], PORTABLE, Watched(interrupt))
+        rtx.build(linear(tmp_path), [BATCH], PORTABLE, watched)
+    assert len(watched.steps) < 5  # a whole build has dozens
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["tensorrt_rtx", "tensorrt"])
+def test_an_engine_on_the_gpu_gives_the_graphs_numbers(tmp_path: Path, name: str) -> None:
+    backend = next(backend for backend in qntz_backends() if backend.name == name)
+    reason = backend.why_not_run(PORTABLE)
+    if reason is not None:
+        pytest.skip(reason)
+    plan = tmp_path / "model.engine"
+    plan.write_bytes(backend.build(linear(tmp_path), [BATCH], PORTABLE, Silent()).plan)
+    runner = backend.load(plan, PORTABLE)
+    for rows in (3, 1, 9):
+        x = np.random.default_rng(rows).normal(size=(rows, 5)).astype(np.float32)
+        # 1e-2: TensorRT may multiply in TF32, which has 10 bits of mantissa
+        np.testing.assert_allclose(runner.run({"x": x})["y"], x @ WEIGHT, rtol=1e-2, atol=1e-2)
 
 
 def test_without_a_gpu_the_engine_is_built_but_not_run(rtx: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

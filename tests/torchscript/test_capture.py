@@ -208,7 +208,9 @@ def test_a_rewrite_works_on_a_copy_and_proves_itself() -> None:
 def test_a_rewrite_that_computes_something_else_is_refused() -> None:
     with pytest.raises(RewriteError) as error:
         rewritten(Holder(), [rewrite(by=1.001)], [inputs(2, 3)], ["x"])
-    assert "plugins/p.py: rewrite 'square' changes what inner.0 computes: its output is off by 0.001" in str(error.value)
+    assert "plugins/p.py: rewrite 'square' changes what inner.0 computes: its output is off by 0.001" in str(
+        error.value
+    )
 
 
 def test_a_required_rewrite_has_to_fire() -> None:

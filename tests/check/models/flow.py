@@ -36,6 +36,8 @@ class Net(nn.Module):
             size = size + math.fabs(level)  # expect: non-torch-call=error
             level = 3.0
         size = size + math.fabs(level)
+        peaks = [math.sinh(row.max().item()) for row in x]  # expect: non-torch-call=error
+        width = width + sum(peaks)
         z = scipy.special.expit(x.sum(1, keepdim=True))  # expect: non-torch-call=warning
         return self.head(x) * width * size + math.sqrt(z.dim())
 

@@ -1,0 +1,159 @@
+"""A real `dvc repro` of one engine: what is there afterwards, what runs again, how it fails."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from tests.pipeline.conftest import Project, new_project, stages_run
+
+
+def test_the_engine_is_there_and_says_what_it_is(small: Project) -> None:
+    folder = small.path / "build/models/digits/engines/digits-int8"
+    plan = (folder / "model.engine").read_bytes()
+    record = json.loads((folder / "engine.json").read_text())
+    assert record["bytes"] == len(plan) > 100_000
+    assert (record["backend"], record["precision"]) == ("tensorrt_rtx", "int8")
+    (image,) = record["inputs"]
+    assert (image["name"], image["dtype"]) == ("image", "float32")
+    assert (image["min"], image["opt"], image["max"]) == ([1, 1, 8, 8], [8, 1, 8, 8], [64, 1, 8, 8])
+    assert record["build_seconds"] > 0
+
+
+def test_the_accuracy_is_that_of_the_graph(small: Project) -> None:
+    """metrics.json against a loop over the test data that shares no code with the pipeline."""
+    folder = small.path / "build/models/digits/engines/digits-int8"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    with np.load(small.path / "examples/digits/data/test.npz") as data:
+        images, targets = data["image"], data["target"]
+    session = onnxruntime.InferenceSession(str(folder / "quantized.onnx"), providers=["CPUExecutionProvider"])
+    right = sum(
+        int(session.run(None, {"image": i[None]})[0].argmax() == t) for i, t in zip(images, targets, strict=True)
+    )
+    assert metrics["accuracy"] == pytest.approx(right / len(targets), abs=0.5 / len(targets))
+    assert metrics["accuracy_eager"] >= 0.98
+    assert metrics["accuracy"] >= metrics["accuracy_eager"] - 0.005
+    assert metrics["engine_run"].startswith(("yes", "no: "))
+
+
+def test_the_second_run_executes_compose_alone(small: Project) -> None:
+    done = small.dvc("repro")
+    assert done.returncode == 0
+    assert stages_run(done.stdout) == {"compose"}
+
+
+def test_metrics_and_plots_are_one_table_and_one_chart(small: Project) -> None:
+    shown = small.dvc("metrics", "show", "--json")
+    (metrics,) = json.loads(shown.stdout)[""]["data"].values()
+    assert metrics["data"]["accuracy"] >= 0.98
+    with (small.path / "build/reports/digits.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["engine"] for row in rows} == {"digits-int8"}
+    plots = small.dvc("plots", "show", "--json")
+    assert "digits-int8" in plots.stdout, plots.stderr
+    assert "sqnr_db" in plots.stdout
+
+
+def test_deleted_artifacts_come_back_without_running_anything(small: Project) -> None:
+    plan = small.path / "build/models/digits/engines/digits-int8/model.engine"
+    before = plan.read_bytes()
+    plan.unlink()
+    assert small.repro() == set()
+    assert plan.read_bytes() == before
+
+
+def test_one_bad_entry_leaves_the_good_ones(empty_project: Project) -> None:
+    empty_project.params(
+        "models: {digits: {}, broken: {use: digits, model: {weights: nowhere.safetensors}}, typo: {use: digts}}\n"
+        "engines:\n"
+        "  good: {model: digits, engine: {use: onnxruntime}}\n"
+        "  bad: {model: broken, engine: {use: onnxruntime}}\n"
+        "  orphan: {model: nobody}\n"
+        "  unsure: {model: digits, quantize: int8}\n"
+    )
+    done = empty_project.dvc("repro", "--keep-going")
+    assert done.returncode != 0
+    assert (empty_project.path / "build/models/digits/engines/good/model.engine").stat().st_size > 0
+    assert (empty_project.path / "build/models/digits/engines/good/metrics.json").is_file()
+    assert not list((empty_project.path / "build/models/broken").rglob("*.*"))
+    for line in (
+        "error: compose: params.yaml: models.typo: no conf/model/digts.yaml. Did you mean 'digits'?",
+        "error: check typo: params.yaml: models.typo: no conf/model/digts.yaml. Did you mean 'digits'?",
+        "error: compose: params.yaml: engines.orphan.model: unknown model 'nobody'.",
+        "Write quantize: {use: int8}.",
+        "nowhere.safetensors: the weights are missing.",
+    ):
+        assert line in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ("models: {digits: {}}\nengines: {}\n", "params.yaml: `engines` is empty"),
+        ("models:\n  digits: {}\n  digits: {}\nengines: {e: {model: digits}}\n", "digits"),
+    ],
+)
+def test_params_that_cannot_be_read(empty_project: Project, params: str, message: str) -> None:
+    """An empty section is said by compose; a key that stands twice by DVC's own parser, before any stage."""
+    empty_project.params(params)
+    done = empty_project.dvc("repro")
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failed_stage_writes_nothing_and_loses_nothing(small: Project) -> None:
+    """Its own artifacts are as before; a stage by itself, as `dvc repro` would start it, with a tolerance of nothing."""
+    composed = small.path / "build/config/engines/digits-int8.yaml"
+    kept, before = composed.read_text(), small.digests()
+    try:
+        composed.write_text(kept.replace("metric_drop: 0.01", "metric_drop: 0").replace("method: mse", "method: tiny"))
+        (small.path / "plugins/tiny.py").write_text(
+            "from qntz import hookimpl\nfrom qntz.records import ThresholdMethod\n\n@hookimpl\ndef qntz_threshold_methods():\n"
+            "    yield ThresholdMethod(name='tiny', threshold=lambda histogram: histogram.amax / 1000)\n"
+        )
+        done = small.run("python", "-m", "stages.quantize", "digits-int8")
+        assert done.returncode == 1
+        assert done.stderr.startswith(
+            "error: quantize digits-int8: digits-int8: quantized.onnx: is too far from the eager model"
+        )
+        assert done.stderr.count("\n") == 1
+        assert small.digests() == before
+    finally:
+        composed.write_text(kept)
+        (small.path / "plugins/tiny.py").unlink()
+
+
+def test_wrong_usage_is_exit_code_2(small: Project) -> None:
+    done = small.run("python", "-m", "stages.export")
+    assert done.returncode == 2
+    assert done.stderr == "error: export : one name is wanted, 0 given. python -m stages.export NAME [--debug]\n"
+    done = small.run("python", "-m", "stages.export", "nobody")
+    assert done.returncode == 1
+    assert "params.yaml: no entry 'nobody'" in done.stderr
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """build/ of another project on a file system of 1 MiB."""
+    project = new_project(tmp_path / "full")
+    build = project.path / "build"
+    build.mkdir()
+    mounted = project.run("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(build))
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.strip()}")
+    try:
+        done = project.run("python", "-m", "stages.compose")
+        project.run("dd", "if=/dev/zero", f"of={build}/fill", "bs=1k")
+        assert done.returncode == 0
+        done = project.run("python", "-m", "stages.check", "digits")
+        assert done.returncode == 1
+        assert "cannot be written: No space left on device. Free space" in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        project.run("umount", str(build))

@@ -1,0 +1,178 @@
+"""TorchScript to ONNX: right at other sizes than the example's, or refused with the operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qntz import ort
+from qntz.config import InputConfig
+from qntz.errors import ExportError, ParityError, PluginError, RewriteError
+from qntz.export import dynamic_axes, export
+from qntz.model import run_model
+from qntz.records import GraphPass, Provided, Symbolic
+from qntz.torchscript import archive_bytes
+
+INPUTS = {"x": InputConfig("float32", ["batch", "length"])}
+RNG = np.random.default_rng(3)
+PROBES = [{"x": RNG.standard_normal(shape).astype(np.float32)} for shape in ((2, 3), (5, 4), (1, 7))]
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv1d(1, 4, 3, padding=1), nn.ReLU())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inner(x.unsqueeze(1)), x.sum(1)
+
+
+class Loops(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        while bool(x.abs().max() > 1):
+            x = x * 0.5
+        if bool(x.sum() > 0):
+            x = x + 1.0
+        return x
+
+
+class Fft(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(x).real
+
+
+class NoNan(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.entr(x.abs() + 0.5)
+
+
+def traced(module: nn.Module) -> torch.jit.ScriptModule:
+    return torch.jit.trace(module.eval(), (torch.from_numpy(PROBES[0]["x"]),))
+
+
+def golden(module: nn.Module, probes: list = PROBES) -> list:
+    return [run_model(module.eval(), probe, ["x"]) for probe in probes]
+
+
+def test_dynamic_dimensions_keep_their_names_and_the_outputs_are_eager(tmp_path: Path) -> None:
+    net = Net()
+    exported = export(traced(net), INPUTS, PROBES, golden(net), opset=17)
+    model = onnx.load_from_string(exported.data)
+    shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.output}
+    assert shapes == {"output_0": ["batch", 4, "length"], "output_1": ["batch"]}
+    assert exported.parity.error < 1e-5
+    other = {"x": RNG.standard_normal((3, 11)).astype(np.float32)}  # a size that no probe had
+    got, wanted = ort.run_all(exported.data, [other])[0], golden(net, [other])[0]
+    np.testing.assert_allclose(got["output_0"], wanted["output_0"], atol=1e-5)
+    np.testing.assert_allclose(got["output_1"], other["x"].sum(1), atol=1e-5)
+    assert exported.sources["/inner/0/Conv"] == {"operator": "Conv", "module": "inner.0"}
+
+
+def test_a_saved_file_gives_the_same_bytes_as_the_next_export(tmp_path: Path) -> None:
+    net = Net()
+    for name in ("a.ts", "b.ts"):
+        (tmp_path / name).write_bytes(archive_bytes(traced(net)))
+    a, b = (export(tmp_path / name, INPUTS, PROBES, golden(net)).data for name in ("a.ts", "b.ts"))
+    assert a == b
+    assert str(tmp_path).encode() not in a
+
+
+def test_control_flow_stays_control_flow() -> None:
+    script = torch.jit.script(Loops())
+    probes = [{"x": np.full((2, 2), v, np.float32)} for v in (0.25, 40.0, -7.0)]
+    exported = export(script, INPUTS, probes, golden(Loops(), probes))
+    assert exported.operators["If"] == 1
+    assert exported.operators["Loop"] == 1
+    x = {"x": np.full((3, 1), 3.0, np.float32)}  # 3 -> 1.5 -> 0.75, and 1 more for a positive sum
+    np.testing.assert_array_equal(ort.run_all(exported.data, [x])[0]["output"], np.full((3, 1), 1.75, np.float32))
+
+
+def test_a_trace_that_froze_a_size_is_caught() -> None:
+    class Frozen(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * float(x.shape[1])
+
+    with pytest.raises(ParityError) as error:
+        export(traced(Frozen()), INPUTS, PROBES, golden(Frozen()))
+    assert "model.onnx: differs from the eager model: output 'output' on probe" in str(error.value)
+
+
+def test_an_operator_without_translation_is_named(capfd) -> None:
+    with pytest.raises(ExportError) as error:
+        export(traced(Fft()), INPUTS, PROBES, golden(Fft()))
+    assert "opset 17: the model cannot be exported: Exporting the operator 'aten::fft_rfft'" in str(error.value)
+    assert "graph(" not in "".join(capfd.readouterr())  # torch's print of the whole graph is kept back
+
+
+def entr(g, x):
+    return g.op("Neg", g.op("Mul", x, g.op("Log", x)))
+
+
+def test_a_symbolic_translates_and_is_counted() -> None:
+    symbolic = Provided(Symbolic("aten::special_entr", entr), "plugins/entr.py")
+    with pytest.raises(ExportError, match="special_entr"):
+        export(traced(NoNan()), INPUTS, PROBES, golden(NoNan()))
+    exported = export(traced(NoNan()), INPUTS, PROBES, golden(NoNan()), symbolics=[symbolic])
+    assert exported.symbolics == [
+        {"name": "aten::special_entr", "provider": "plugins/entr.py", "fired": 1, "reason": ""}
+    ]
+    with pytest.raises(ExportError):  # and torch has forgotten it again
+        export(traced(NoNan()), INPUTS, PROBES, golden(NoNan()))
+
+
+def test_a_symbolic_that_does_not_fire_or_fails() -> None:
+    net = Net()
+    unused = Provided(Symbolic("aten::special_entr", entr), "plugins/entr.py")
+    exported = export(traced(net), INPUTS, PROBES, golden(net), symbolics=[unused])
+    assert exported.symbolics[0]["reason"] == "the captured model has no such operator"
+    with pytest.raises(RewriteError, match="symbolic 'aten::special_entr' is required and did not fire"):
+        export(traced(net), INPUTS, PROBES, golden(net), symbolics=[unused], require=["aten::special_entr"])
+    with pytest.raises(RewriteError, match="no symbolic or graph pass 'nonsense'"):
+        export(traced(net), INPUTS, PROBES, golden(net), symbolics=[unused], forbid=["nonsense"])
+
+    def broken(g, x):
+        raise KeyError("x")
+
+    with pytest.raises((PluginError, ExportError), match="special_entr"):
+        export(
+            traced(NoNan()),
+            INPUTS,
+            PROBES,
+            golden(NoNan()),
+            symbolics=[Provided(Symbolic("aten::special_entr", broken), "p")],
+        )
+
+
+def test_a_wrong_symbolic_is_caught_by_the_outputs() -> None:
+    wrong = Provided(Symbolic("aten::special_entr", lambda g, x: g.op("Mul", x, g.op("Log", x))), "plugins/wrong.py")
+    with pytest.raises(ParityError, match="off by 2 of its largest magnitude"):
+        export(traced(NoNan()), INPUTS, PROBES, golden(NoNan()), symbolics=[wrong])
+
+
+def test_passes_run_and_are_recorded() -> None:
+    def rename(model):
+        model.graph.name = "renamed"
+        return model, 1
+
+    net = Net()
+    exported = export(
+        traced(net),
+        INPUTS,
+        PROBES,
+        golden(net),
+        passes=[Provided(GraphPass("rename", rename), "p")],
+        require=["rename"],
+    )
+    assert onnx.load_from_string(exported.data).graph.name == "renamed"
+    assert exported.passes[0]["fired"] == 1
+
+
+def test_outputs_named_after_the_input_dimension_they_follow() -> None:
+    probes = [{"x": np.zeros(s, np.float32)} for s in ((2, 3), (4, 3), (3, 5))]
+    outputs = [{"y": np.zeros((p["x"].shape[1], 2, p["x"].shape[0] + 1))} for p in probes]
+    assert dynamic_axes(INPUTS, probes, outputs) == {"x": {0: "batch", 1: "length"}, "y": {0: "length", 2: "y_2"}}

@@ -1,0 +1,191 @@
+"""Figures against values worked out by hand, and every refusal of the gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from qntz.config import ToleranceConfig
+from qntz.errors import DataError, ParityError
+from qntz.figures import Figures, agreement, gate, measure, metrics_of, pooled_sqnr_db
+from qntz.records import Arrays, Metric
+
+TOLERANCE = ToleranceConfig(relative=0.01, metric_drop=0.25, sqnr_db=20.0, agreement=0.75)
+ACCURACY = Metric(
+    "accuracy",
+    score=lambda outputs, targets: float((outputs["y"].argmax(-1) == targets).mean()),
+    agree=lambda a, b: float((a["y"].argmax(-1) == b["y"].argmax(-1)).mean()),
+)
+
+
+def run_of(answers: Sequence[Arrays]):
+    """A run that gives its answers one after the other."""
+    remaining = iter(answers)
+    return lambda inputs: next(remaining)
+
+
+def y(*rows: Sequence[float]) -> Arrays:
+    return {"y": np.array(rows, dtype=np.float32)}
+
+
+def measured(outputs: Sequence[Arrays], golden: Sequence[Arrays]) -> Figures:
+    return measure(run_of(outputs), [{}] * len(outputs), golden, (), [], None)
+
+
+def test_on_probes_alone() -> None:
+    golden = [y([3, 4]), {"y": np.array([[0, 10], [10, 5]], dtype=np.float32)}]
+    outputs = [y([3, 4.5]), {"y": np.array([[0, 10], [10, 11]], dtype=np.float32)}]
+    figures = measured(outputs, golden)
+    assert (figures.score, figures.score_eager) == (None, None)
+    assert figures.agreement == pytest.approx(2 / 3)  # the last row decides otherwise
+    assert figures.worst.error == pytest.approx(6 / 10)
+    assert (figures.worst.probe, figures.worst.output) == (1, "y")
+    assert figures.sqnr_output == "y"
+    assert figures.sqnr_db == pytest.approx(10 * math.log10((9 + 16 + 100 + 100 + 25) / (0.25 + 36)))
+
+
+def test_on_test_data_with_a_metric() -> None:
+    reference = [y([1, 0], [1, 0], [0, 1]), y([0, 1])]
+    got = [y([1, 0], [0, 1], [0, 1]), y([0, 1])]
+    batches = [({}, np.array([0, 0, 0])), ({}, np.array([1]))]
+    probes = [y([2, 4])]
+    figures = measure(run_of([y([2, 3]), *got]), [{}], probes, batches, reference, ACCURACY)
+    assert figures.score_eager == 0.75  # eager decides 0 0 1 1, the targets are 0 0 0 1
+    assert figures.score == 0.5  # the artifact decides 0 1 1 1
+    assert figures.agreement == 0.75
+    assert figures.worst.error == 0.25  # of the probe
+    assert figures.sqnr_db == pytest.approx(10 * math.log10(4 / 2))  # of the test data
+
+
+def test_the_noisiest_output_is_named() -> None:
+    golden = [{"a": np.full((2, 3), 2.0), "b": np.full((2, 1), 2.0), "n": np.array([1, 2])}]
+    outputs = [{"a": np.full((2, 3), 2.2), "b": np.full((2, 1), 1.0), "n": np.array([1, 2])}]
+    figures = measured(outputs, golden)
+    assert figures.sqnr_output == "b"
+    assert figures.sqnr_db == pytest.approx(10 * math.log10(4))
+
+
+def test_equal_outputs_have_no_noise() -> None:
+    figures = measured([y([1, 2])], [y([1, 2])])
+    assert figures.sqnr_db == math.inf
+    gate(figures, "fp32", TOLERANCE, None, "a.onnx")
+    gate(figures, "int8", TOLERANCE, None, "a.onnx")
+
+
+def test_other_test_data_than_the_eager_models_are_refused() -> None:
+    with pytest.raises(DataError, match="other test data than the eager model ran on: 1 batches now, 2 then"):
+        measure(run_of([y([1, 2])] * 2), [{}], [y([1, 2])], [({}, None)], [y([1, 2])] * 2, None)
+
+
+def test_a_metric_needs_targets() -> None:
+    with pytest.raises(DataError, match="test data without a target: the metric 'accuracy' needs labelled samples"):
+        measure(run_of([y([1, 2])] * 2), [{}], [y([1, 2])], [({}, None)], [y([1, 2])], ACCURACY)
+    with pytest.raises(DataError, match="no test data: the metric 'accuracy' needs"):
+        measure(run_of([y([1, 2])]), [{}], [y([1, 2])], [], [], ACCURACY)
+
+
+def test_a_metric_needs_outputs_of_one_shape() -> None:
+    reference = [y([1, 0]), y([1, 0, 2])]
+    batches = [({}, np.array([0])), ({}, np.array([1]))]
+    with pytest.raises(DataError, match=r"output 'y' has a shape that differs between samples.*\[\[2\], \[3\]\]"):
+        measure(run_of([y([1, 0]), *reference]), [{}], [y([1, 0])], batches, reference, ACCURACY)
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "wanted"),
+    [
+        (np.array([[1.0, 2], [4, 3]]), np.array([[0.0, 9], [1, 2]]), 0.5),
+        (np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), 1.0),
+        (np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5]), 0.75),
+        (np.array([True, False]), np.array([True, True]), 0.5),
+        (np.zeros((2, 3)), np.zeros((2, 4)), 1.0),  # the argmax of each row is the first
+        (np.zeros((3, 4)), np.zeros((2, 4)), 0.0),
+        (np.array([[1.0], [2]]), np.array([[3.0], [4]]), None),
+        (np.array([1.0, 2]), np.array([3.0, 4]), None),
+    ],
+)
+def test_agreement_without_a_metric(actual: np.ndarray, expected: np.ndarray, wanted: float | None) -> None:
+    assert agreement([{"y": actual}], [{"y": expected}], None) == wanted
+
+
+def test_agreement_counts_samples_not_batches() -> None:
+    expected = [y([1, 0], [1, 0], [1, 0]), y([0, 1])]
+    actual = [y([1, 0], [1, 0], [0, 1]), y([0, 1])]
+    assert agreement(actual, expected, ACCURACY) == 0.75
+    assert agreement(actual, expected, None) == 0.75
+
+
+def test_what_both_sides_mask_is_no_noise() -> None:
+    expected = np.array([3.0, 4.0, -np.inf, np.nan, np.inf])
+    assert pooled_sqnr_db([np.array([3.0, 4.5, -np.inf, np.nan, np.inf])], [expected]) == pytest.approx(20)
+    assert pooled_sqnr_db([np.array([3.0, 4.0, -np.inf, 0.0, np.inf])], [expected]) == -math.inf
+    assert pooled_sqnr_db([np.array([3.0, 4.0, -np.inf, np.nan, -np.inf])], [expected]) == -math.inf
+    assert pooled_sqnr_db([None], [expected]) == -math.inf
+    assert pooled_sqnr_db([expected[:2]], [expected]) == -math.inf
+
+
+def refusal(figures: Figures, precision: str = "int8", metric: Metric | None = None, do: str = "") -> str:
+    with pytest.raises(ParityError) as caught:
+        gate(figures, precision, TOLERANCE, metric, "quantized.onnx", do)
+    return str(caught.value)
+
+
+def test_fp32_is_held_to_the_relative_error() -> None:
+    golden = [y([1, 2]), y([4, 8])]
+    gate(measured([y([1, 2]), y([4, 8.07])], golden), "fp32", TOLERANCE, None, "quantized.onnx")
+    text = refusal(measured([y([1, 2]), y([4, 8.2])], golden), "fp32")
+    assert text.startswith("quantized.onnx: differs from the eager model: output 'y' on probe 1 is off by 0.025 of its")
+    assert "(tolerance 0.01)" in text
+
+
+def test_sqnr_and_agreement_gate_without_a_metric() -> None:
+    golden = [y([0, 10])]
+    assert refusal(measured([y([0, 8])], golden)) == (
+        "quantized.onnx: is too far from the eager model: SQNR of output 'y' is 13.98 dB (at least 20 wanted). Leave"
+        " nodes in floating point (quantize.exclude), or choose another quantize.method or precision."
+    )
+    rows = [y([10.0, 10.1], [10, 0], [10, 0])]
+    text = refusal(measured([y([10.1, 10.0], [10, 0], [10, 0])], rows), "fp16", do="Use bf16.")
+    assert text.endswith("agreement is 0.6667 (at least 0.75 wanted). Use bf16.")
+    gate(measured([y([0, 9.5])], golden), "int8", TOLERANCE, None, "quantized.onnx")
+
+
+def with_metric(right: int) -> Figures:
+    """Eager is right on 4 of 4 samples, the artifact on `right`; its SQNR is bad."""
+    reference = [y(*[[0, 1]] * 4)]
+    got = [y(*[[0, 1]] * right, *[[1, 0]] * (4 - right))]
+    return measure(run_of([y([0, 9]), *got]), [{}], [y([0, 1])], [({}, np.ones(4))], reference, ACCURACY)
+
+
+def test_the_metric_alone_gates_where_there_is_one() -> None:
+    gate(with_metric(3), "int8", TOLERANCE, ACCURACY, "quantized.onnx")
+    text = refusal(with_metric(2), metric=ACCURACY)
+    assert "accuracy falls from 1 to 0.5, by 0.5 (at most 0.25 wanted)" in text
+
+
+def test_a_score_that_is_nan_does_not_pass() -> None:
+    nan = Metric("odd", score=lambda outputs, targets: math.nan, agree=ACCURACY.agree)
+    figures = measure(run_of([y([0, 1])] * 2), [{}], [y([0, 1])], [({}, np.ones(1))], [y([0, 1])], nan)
+    assert "odd falls from nan to nan" in refusal(figures, metric=nan)
+    told = metrics_of(figures, nan, {})
+    assert (told["odd_eager"], told["odd"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("got", "text"),
+    [
+        ({"y": np.array([[np.nan, 1.0]])}, "where the eager model does not: output 'y' on probe 0 holds NaN in 1"),
+        ({"y": np.array([[1.0, np.inf]])}, "yields infinity where the eager model does not"),
+        ({"y": np.zeros((1, 3))}, "output 'y' on probe 0 has shape [1, 3] instead of [1, 2]"),
+        ({"z": np.zeros((1, 2))}, "lacks an output: no output 'y' on probe 0"),
+    ],
+)
+def test_broken_outputs_are_refused_whatever_the_metric_says(got: Arrays, text: str) -> None:
+    reference = [y([0, 1])]
+    run = run_of([got, *reference])
+    figures = measure(run, [{}], [y([1, 1])], [({}, np.ones(1))], reference, ACCURACY)
+    assert figures.score == figures.score_eager == 1.0
+    assert text in refusal(figures, metric=ACCURACY)
