@@ -57,6 +57,7 @@ def _built(factory: Mapping[str, Any]) -> torch.nn.Module:
             do="Name a class or function that `python -c 'import ...'` finds from the project's root.",
         ) from error
     arguments = {key: value for key, value in factory.items() if key != "_target_"}
+    torch.manual_seed(0)  # what is drawn where no weights are given has to be the same in every stage
     try:
         module = make(**arguments)
     except Exception as error:
