@@ -9,6 +9,7 @@ export DVC_NO_ANALYTICS := 1
 .PHONY: repro test test-slow lint format docs bench-pipeline clean
 
 repro: $(READY)  ## build every engine of params.yaml and print what they are worth
+	python -m stages.mend_lock
 	dvc repro --keep-going
 	dvc metrics show
 

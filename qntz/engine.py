@@ -26,7 +26,7 @@ def build_engine(
     precision: str,
     backend: Backend,
     progress: Progress,
-    made_from: Mapping[str, str],
+    made_from: Mapping[str, Any],
 ) -> tuple[bytes, dict[str, Any]]:
     """The plan's bytes and what engine.json tells of it.
 

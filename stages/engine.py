@@ -19,7 +19,7 @@ def work(job: Job) -> None:
             job.config.quantize.precision,
             backend,
             progress,
-            {"quantized.onnx": digest_file(job.paths.quantized)},
+            {"quantized.onnx": digest_file(job.paths.quantized), **job.inputs},
         )
     write_bytes(job.paths.plan, plan)
     write_json(job.paths.engine_json, record)

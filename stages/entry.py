@@ -28,12 +28,14 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Job:
-    """What a stage is given: the project's root, its entry's name, the configuration it may read, and the paths."""
+    """What a stage is given: the project's root, its entry's name, the configuration it may read, the digests of what
+    else it depends on (`inputs.<stage>`), and the paths."""
 
     root: Path
     stage: str
     name: str
     config: Any
+    inputs: dict[str, Any]
     of: ModelPaths
 
     @property
@@ -102,7 +104,8 @@ def job_of(stage: str, name: str) -> Job:
         ) from None
     if composed.get("error"):
         raise ConfigError(**composed["error"])
-    return Job(root, stage, name, granted(stage, composed), ModelPaths(root, composed.get("model_name", name)))
+    paths = ModelPaths(root, composed.get("model_name", name))
+    return Job(root, stage, name, granted(stage, composed), composed["inputs"][stage], paths)
 
 
 def _fix_hash_seed(stage: str) -> None:

@@ -108,9 +108,8 @@ def ranges_json(quantized: Quantized) -> dict[str, Any]:
 
 
 def calibration_cache(quantized: Quantized) -> bytes:
-    """The ranges as TensorRT's calibration cache (TensorRT 10 and earlier); empty for other precisions than int8."""
-    if quantized.precision != "int8":
-        return b""
+    """The ranges as TensorRT's calibration cache (TensorRT 10 and earlier); for other precisions than int8 it names no
+    tensor (a file without a byte would make DVC warn at each run)."""
     return calibration_cache_text(quantized.ranges).encode("utf-8")
 
 

@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from qntz.report.figures import decibel, error
+from qntz.report.wording import decibel, error
 
 COLOURS = 8
 DASHES = ("", "6 3", "2 3")
-LINE_HEIGHT, TEXT = 300, 12
+LINE_HEIGHT = 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 44
 Scale = Callable[[float], float]
 MARKED = 60
-"""Up to so many points a line each point gets a dot."""
+"""A line of up to so many points has a dot on each; a longer one is thin, with a dot only where no line is."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,13 @@ class Series:
 @dataclass(frozen=True)
 class Bar:
     """A row of a chart of errors: `value` and `limit` (its tolerance) None where there is none; `note` is said in place
-    of a value that is missing. `hollow`: not of the engine itself."""
+    of a value that is missing. `kind`: the class of its colour. `hollow`: not of the engine itself."""
 
     name: str
     value: float | None
     limit: float | None = None
     note: str = ""
+    kind: str = "stage"
     hollow: bool = False
 
 
@@ -106,7 +107,10 @@ def line_chart(series: Sequence[Series], *, key: str, width: int, title: str, x_
 
 
 def error_chart(bars: Sequence[Bar], *, key: str, width: int, title: str, x_label: str) -> str:
-    """A row for each error, on a logarithmic axis, with a tick at its limit. An error of 0 has no length and says so."""
+    """A row for each error, on a logarithmic axis, with a tick at its limit; an error of 0 has no length.
+
+    Args: as of `line_chart`.
+    """
     left = min(max((len(bar.name) for bar in bars), default=0) * 7 + 12, width * 45 // 100)
     right, row, top = width - 74, 26, 8
     bottom = top + row * len(bars)
@@ -129,11 +133,11 @@ def error_chart(bars: Sequence[Bar], *, key: str, width: int, title: str, x_labe
         end = left if not bar.value else across(bar.value)
         if bar.value:
             attributes = {"x": _fixed(left), "y": _fixed(y - 6), "width": _fixed(end - left), "height": "12", "rx": "2"}
-            SubElement(svg, "rect", {**attributes, "class": "bar hollow" if bar.hollow else "bar"})
+            SubElement(svg, "rect", {**attributes, "class": f"bar {bar.kind}{' hollow' if bar.hollow else ''}"})
         if bar.limit:
             _line(svg, across(bar.limit), y - 10, across(bar.limit), y + 10, "limit")
             end = max(end, across(bar.limit)) if across(bar.limit) - end < 60 else end
-        _text(svg, end + 6, y + 4, bar.note or error(bar.value), "start", "value" if bar.value is not None else "absent")
+        _text(svg, end + 6, y + 4, bar.note or error(bar.value), "start", "absent" if bar.value is None else "value")
     _line(svg, left, top, left, bottom, "axis")
     _text(svg, (left + right) / 2, bottom + 36, x_label, "middle", "label")
     return tostring(svg, encoding="unicode")
@@ -147,12 +151,18 @@ def style_of(place: int) -> tuple[str, str]:
 def _draw(svg: Element, line: Series, place: int, across: Scale, up: Scale) -> None:
     kind, dash = style_of(place)
     group = SubElement(svg, "g", {"class": f"series {kind}"})
+    weight = "line" if len(line.points) <= MARKED else "line thin"
+    alone = set()
     for stretch in _stretches(line.points):
-        corners = " ".join(f"{_fixed(across(point.x))},{_fixed(up(point.y))}" for point in stretch)
-        attributes = {"points": corners, "class": "line", **({"stroke-dasharray": dash} if dash else {})}
-        SubElement(group, "polyline", attributes)
+        if len(stretch) == 1:
+            alone.add(stretch[0][0])
+            continue
+        corners = " ".join(f"{_fixed(across(x))},{_fixed(up(y))}" for x, y in stretch)
+        stroke = SubElement(group, "polyline", {"points": corners, "class": weight})
+        if dash:
+            stroke.set("stroke-dasharray", dash)
     for point in line.points:
-        if point.y is None or (len(line.points) > MARKED and math.isfinite(point.y)):
+        if point.y is None or (len(line.points) > MARKED and math.isfinite(point.y) and point.x not in alone):
             continue
         shape = "dot" if math.isfinite(point.y) else "edge"
         place_of = {"cx": _fixed(across(point.x)), "cy": _fixed(up(point.y))}
@@ -160,12 +170,12 @@ def _draw(svg: Element, line: Series, place: int, across: Scale, up: Scale) -> N
         SubElement(dot, "title").text = f"{line.name}, {point.x} {point.name}: {decibel(point.y)}"
 
 
-def _stretches(points: Sequence[Point]) -> list[list[Point]]:
-    """The points in runs without a gap."""
-    runs: list[list[Point]] = [[]]
+def _stretches(points: Sequence[Point]) -> list[list[tuple[int, float]]]:
+    """The finite points, x and y, in runs without a gap."""
+    runs: list[list[tuple[int, float]]] = [[]]
     for point in points:
         if point.y is not None and math.isfinite(point.y):
-            runs[-1].append(point)
+            runs[-1].append((point.x, point.y))
         elif runs[-1]:
             runs.append([])
     return [run for run in runs if run]
@@ -174,10 +184,10 @@ def _stretches(points: Sequence[Point]) -> list[list[Point]]:
 def _described(series: Sequence[Series]) -> str:
     said = []
     for line in series:
-        known = [point for point in line.points if point.y is not None and math.isfinite(point.y)]
+        known = [(p.y, p.x, p.name) for p in line.points if p.y is not None and math.isfinite(p.y)]
         if known:
-            worst = min(known, key=lambda point: (point.y, point.x))
-            said.append(f"{line.name}: {len(known)} points, lowest {worst.y:.1f} at {worst.x} {worst.name}".rstrip())
+            y, x, name = min(known)
+            said.append(f"{line.name}: {len(known)} points, lowest {y:.1f} at {x} {name}".rstrip())
         else:
             said.append(f"{line.name}: no finite point")
     return "; ".join(said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,11 @@ from typing import Any
 from qntz.config import ReportConfig
 from qntz.records import Provided
 from qntz.report import charts, tables, verdict
-from qntz.report.figures import NOT_MEASURED, count, size
-from qntz.report.plots import layer_index
-from qntz.report.run import Run
+from qntz.report.run import EngineRun, Record, Run
+from qntz.report.wording import NOT_MEASURED, count, error, size
 
 WIDE, NARROW = 1040, 330
 """Each chart is drawn twice, and the style sheet shows the one that fits."""
-OPEN_ENGINES = 3
-"""Up to so many engines their worst layers are unfolded."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,11 @@ def _view(run: Run, rows: Sequence[Provided], config: ReportConfig) -> dict[str,
         "engines": tables.engines(run),
         "layer_chart": _layer_chart(run),
         "error_chart": _error_chart(run),
-        "worst_layers": [(engine.name, tables.worst_layers(run, engine, config.layers)) for engine in run.engines],
-        "unfolded": len(run.engines) <= OPEN_ENGINES,
+        "worst_layers": [(engine.name, tables.worst_layers(engine, config.layers)) for engine in run.engines],
+        "unfolded": len(run.engines) == 1,
         "findings": tables.findings(run),
         "route": _route(run),
+        "warnings": [str(warning) for warning in run.torchscript.get("warnings", ())],
         "parity": tables.parity(run),
         "rewrites": tables.rewrites(run),
         "operators": tables.operators(run),
@@ -86,29 +85,27 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
 
 
 def _route(run: Run) -> list[tuple[str, str]]:
-    opset, ir = run.export.get("opset"), run.export.get("ir_version")
+    opset = run.export.get("opset")
     return [
         ("Route", str(run.torchscript.get("method", "not recorded"))),
         ("Why", str(run.torchscript.get("why", "not recorded"))),
         ("Probes", count(run.torchscript.get("probes"))),
         ("ONNX opset", "not recorded" if opset is None else str(opset)),
-        ("ONNX IR version", "not recorded" if ir is None else str(ir)),
     ]
 
 
-def _details(engine: Any) -> tuple[str, list[str], list[tables.Table]]:
+def _details(engine: EngineRun) -> tuple[str, list[str], list[tables.Table]]:
     shown = [tables.bindings(engine), tables.skipped(engine), tables.probes(engine), tables.facts(engine)]
     return engine.name, [str(note) for note in engine.quantize.get("notes", ())], shown
 
 
 def _layer_chart(run: Run) -> Chart | None:
-    index = layer_index(run)
-    if not index:
+    if not any(engine.layers for engine in run.engines):
         return None
     series = [
         charts.Series(
             engine.name,
-            tuple(charts.Point(index[layer.tensor], layer.sqnr_db, layer.tensor) for layer in engine.layers),
+            tuple(charts.Point(layer.index, layer.sqnr_db, layer.tensor) for layer in engine.layers),
         )
         for engine in run.engines
     ]
@@ -119,7 +116,7 @@ def _layer_chart(run: Run) -> Chart | None:
             series, key=key, width=width, title=title, x_label="layer, in the order of the graph", y_label="SQNR, dB"
         )
 
-    legend = tuple((line.name, *charts.style_of(place)) for place, line in enumerate(series))
+    legend = tuple((line.name, *charts.style_of(place)) for place, line in enumerate(series) if line.points)
     unmeasured = [line.name for line in series if not line.points]
     note = f"Layers {NOT_MEASURED}: {', '.join(unmeasured)}." if unmeasured else ""
     return Chart(title, drawn("layers-wide", WIDE), drawn("layers-narrow", NARROW), legend, note)
@@ -130,9 +127,12 @@ def _error_chart(run: Run) -> Chart:
         charts.Bar(stage, *_worst(record))
         for stage, record in (("torchscript", run.torchscript), ("export", run.export), ("simplify", run.simplify))
     ]
-    for engine in run.engines:
+    for place, engine in enumerate(run.engines):
         value = engine.figure("worst_rel_error")
-        bars.append(charts.Bar(engine.name, value, note="" if value is not None else NOT_MEASURED, hollow=not engine.was_run))
+        note = "" if value is not None and math.isfinite(value) else error(value)
+        value = None if note else value
+        kind, _ = charts.style_of(place)
+        bars.append(charts.Bar(engine.name, value, note=note, kind=kind, hollow=not engine.was_run))
     title = "Worst relative error after each stage"
 
     def drawn(key: str, width: int) -> str:
@@ -143,9 +143,9 @@ def _error_chart(run: Run) -> Chart:
     return Chart(title, drawn("errors-wide", WIDE), drawn("errors-narrow", NARROW))
 
 
-def _worst(record: Any) -> tuple[float | None, float | None, str]:
+def _worst(record: Record) -> tuple[float | None, float | None, str]:
     """The error, its limit, and what is said where there is no error."""
     found = record.get("parity") or {}
     if found.get("error") is not None:
         return found["error"], record.get("tolerance"), ""
-    return None, record.get("tolerance"), "infinite" if "error" in found else NOT_MEASURED
+    return None, record.get("tolerance"), error(math.inf if "error" in found else None)

@@ -17,9 +17,10 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class LayerFigure:
-    """A layer of the quantized graph: its node, the tensor that was compared, and that tensor's SQNR in dB (inf where
-    it equals the unquantized one; None where it was not measured)."""
+    """A tensor of the quantized graph: the position of its node in the simplified graph, the node's name, and the SQNR
+    in dB (inf where it equals the unquantized one; None where it was not measured)."""
 
+    index: int
     layer: str
     tensor: str
     op: str
@@ -72,11 +73,14 @@ class EngineRun:
         """Why the engine was not run, "" where it was."""
         if self.was_run is None:
             return "verify does not say"
-        return "" if self.was_run else str(self.metrics["engine_run"]).removeprefix("no").lstrip(": ") or "no reason given"
+        return "" if self.was_run else str(self.metrics["engine_run"]).removeprefix("no: ")
 
-    def figure(self, name: str) -> float | None:
-        """A figure of metrics.json, None where it was not measured."""
-        return self.metrics.get(name)
+    def figure(self, name: str | None) -> float | None:
+        """A figure of metrics.json: None where it was not measured, NaN where it was and is no number (null)."""
+        if name is None or name not in self.metrics:
+            return None
+        value = self.metrics[name]
+        return math.nan if value is None else value
 
     @property
     def plan_bytes(self) -> float | None:
@@ -119,8 +123,8 @@ class Run:
 
     @property
     def metric(self) -> str | None:
-        """The name of the model's metric: the one that metrics.json holds for the eager model too. None: it has none."""
-        names = {key.removesuffix("_eager") for engine in self.engines for key in engine.metrics if key.endswith("_eager")}
+        """The name of the model's metric: the figure that is there for the eager model too. None: it has none."""
+        names = {name for engine in self.engines for name in engine.metrics if f"{name}_eager" in engine.metrics}
         return min(names, default=None)
 
 
@@ -148,8 +152,14 @@ def _engine(paths: EnginePaths) -> EngineRun:
         engine=_record(paths.engine_json),
         metrics=_record(paths.metrics),
         layers=tuple(
-            LayerFigure(row["layer"], row["tensor"], row["op"], _number(row["sqnr_db"], paths.layer_figures))
-            for row in _rows(paths.layer_figures, ("layer", "tensor", "op", "sqnr_db"))
+            LayerFigure(
+                _whole(row["index"], paths.layer_figures),
+                row["layer"],
+                row["tensor"],
+                row["op"],
+                _number(row["sqnr_db"], paths.layer_figures),
+            )
+            for row in _rows(paths.layer_figures, ("index", "layer", "tensor", "op", "sqnr_db"))
         ),
         probes=tuple(
             ProbeFigure(
@@ -220,6 +230,12 @@ def _number(text: str, path: Path) -> float | None:
     except ValueError:
         raise ArtifactError("is damaged", where=str(path), why=f"{text!r} is no number") from None
     return None if math.isnan(value) else value
+
+
+def _whole(text: str, path: Path) -> int:
+    if not text.isdecimal():
+        raise ArtifactError("is damaged", where=str(path), why=f"{text!r} is no index")
+    return int(text)
 
 
 def _bytes(exact: float | None, kilobytes: float | None) -> float | None:

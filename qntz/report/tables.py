@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qntz.records import Provided
-from qntz.report.figures import NOT_MEASURED, count, decibel, error, fraction, many, size
-from qntz.report.plots import layer_index
 from qntz.report.run import EngineRun, Run
 from qntz.report.verdict import SIGNS, State
+from qntz.report.wording import NOT_MEASURED, count, decibel, error, fraction, many, size
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell's text; `kind` is a class of the style sheet: a state, "number", "code", or "absent"."""
+    """A cell's text; `kind` is a class of the style sheet: a state, "number", "code", "absent" or "prose"."""
 
     text: str
     kind: str = ""
@@ -45,14 +45,14 @@ def engines(run: Run) -> Table:
 
 def _engine_row(engine: EngineRun, metric: str | None) -> tuple[Cell, ...]:
     built = engine.engine
-    ran = _state("passed", "yes") if engine.was_run else _state("skipped", f"no: {engine.why_not_run}")
+    idle = Cell(f"{SIGNS['skipped']} no: {engine.why_not_run}", "skipped prose")
     seconds = built.get("build_seconds")
     return (
         Cell(engine.name),
         _said(engine.precision),
-        ran,
+        _state("passed", "yes") if engine.was_run else idle,
         _figure(fraction(engine.figure(f"{metric}_eager"))),
-        _figure(fraction(engine.figure(metric) if metric else None)),
+        _figure(fraction(engine.figure(metric))),
         _figure(fraction(engine.figure("agreement"))),
         _figure(error(engine.figure("worst_rel_error"))),
         _figure(decibel(engine.figure("sqnr_db"))),
@@ -72,14 +72,15 @@ def findings(run: Run) -> Table:
             _state(_SEVERITIES.get(found.get("severity", ""), "done"), str(found.get("severity", ""))),
             Cell(" ".join(str(found[key]) for key in ("code", "slug") if found.get(key))),
             Cell(_place(found), "code"),
-            Cell(str(found.get("message", ""))),
+            Cell(str(found.get("message", "")), "prose"),
             Cell(str(found.get("evidence", ""))),
             Cell(" → ".join(map(str, found.get("chain") or ())), "code"),
         )
         for found in run.check.get("findings", ())
     )
     empty = "check found nothing." if "findings" in run.check else f"Findings: {NOT_MEASURED}."
-    return Table("Findings of the check", ("Severity", "Rule", "Place", "Message", "Evidence", "Called by"), rows, empty)
+    columns = ("Severity", "Rule", "Place", "Message", "Evidence", "Called by")
+    return Table("Findings of the check", columns, rows, empty)
 
 
 _SEVERITIES: dict[str, State] = {"error": "failed", "warning": "warned", "note": "done"}
@@ -95,12 +96,12 @@ def parity(run: Run) -> Table:
     rows = []
     for stage, record in (("torchscript", run.torchscript), ("export", run.export), ("simplify", run.simplify)):
         worst = record.get("parity") or {}
-        value = "infinite" if "error" in worst and worst["error"] is None else error(worst.get("error"))
+        value = math.inf if "error" in worst and worst["error"] is None else worst.get("error")
         shape = worst.get("shape")
         rows.append(
             (
                 Cell(stage),
-                _figure(value),
+                _figure(error(value)),
                 _figure(error(record.get("tolerance"))),
                 _said(worst.get("output"), "code"),
                 _said(worst.get("probe"), "number"),
@@ -138,7 +139,7 @@ def _rewrite_row(
 ) -> tuple[Cell, ...]:
     happened = _state("passed", many(fired, "time")) if fired else _state("skipped", "did not fire")
     proof = proven if fired else (Cell("nothing to prove", "absent"), Cell(""))
-    return (Cell(told["name"]), Cell(kind), Cell(str(told.get("provider", ""))), happened, Cell(where), *proof)
+    return (Cell(told["name"]), Cell(kind), Cell(str(told.get("provider", ""))), happened, Cell(where, "prose"), *proof)
 
 
 def operators(run: Run) -> Table:
@@ -146,7 +147,7 @@ def operators(run: Run) -> Table:
     counts: list[tuple[str, Mapping[str, int] | None]] = [
         ("Exported", run.export.get("operators") or run.simplify.get("operators_before")),
         ("Simplified", run.simplify.get("operators_after")),
-        *((engine.name, engine.quantize.get("operators")) for engine in run.engines),
+        *((engine.name, engine.quantize.get("operators_after")) for engine in run.engines),
     ]
     names = sorted({name for _, known in counts if known for name in known})
     rows = [(Cell("all nodes"), *(_figure(count(sum(known.values()) if known else None)) for _, known in counts))]
@@ -159,14 +160,13 @@ def _times(known: Mapping[str, int] | None, name: str) -> str:
     return NOT_MEASURED if known is None else str(known.get(name, 0))
 
 
-def worst_layers(run: Run, engine: EngineRun, most: int) -> Table:
-    """The layers of an engine with the lowest SQNR, the worst first."""
-    index = layer_index(run)
-    measured = [layer for layer in engine.layers if layer.sqnr_db is not None]
-    worst = sorted(measured, key=lambda layer: (layer.sqnr_db, index[layer.tensor]))[:most]
+def worst_layers(engine: EngineRun, most: int) -> Table:
+    """The layers of an engine with the lowest SQNR, the worst first; not those that equal the unquantized graph's."""
+    differing = [layer for layer in engine.layers if layer.sqnr_db is not None and layer.sqnr_db < math.inf]
+    worst = sorted(differing, key=lambda layer: (layer.sqnr_db, layer.index))[:most]
     rows = tuple(
         (
-            Cell(str(index[layer.tensor]), "number"),
+            Cell(str(layer.index), "number"),
             _figure(decibel(layer.sqnr_db)),
             Cell(layer.op),
             Cell(layer.tensor, "code"),
@@ -174,8 +174,10 @@ def worst_layers(run: Run, engine: EngineRun, most: int) -> Table:
         )
         for layer in worst
     )
-    caption = f"{engine.name}: {len(worst)} of {many(len(measured), 'layer')}, the worst first"
-    return Table(caption, ("No.", "SQNR", "Operator", "Tensor", "Node"), rows, f"Layers: {NOT_MEASURED}.")
+    caption = f"{engine.name}: {len(worst)} of the {many(len(differing), 'layer')} that differ, the worst first"
+    equal = any(layer.sqnr_db == math.inf for layer in engine.layers)
+    empty = "Every layer equals the unquantized one." if equal else f"Layers: {NOT_MEASURED}."
+    return Table(caption, ("No.", "SQNR", "Operator", "Tensor", "Node"), rows, empty)
 
 
 def probes(engine: EngineRun) -> Table:
@@ -196,30 +198,31 @@ def probes(engine: EngineRun) -> Table:
 
 def skipped(engine: EngineRun) -> Table:
     """The nodes that quantize left in floating point, and why."""
-    rows = tuple((Cell(str(one.get("node", "")), "code"), Cell(str(one.get("reason", "")))) for one in _skips(engine))
+    left = sorted(engine.quantize.get("skipped", {}).items())
+    rows = tuple((Cell(node, "code"), Cell(reason, "prose")) for node, reason in left)
     return Table(f"{engine.name}: nodes left in floating point", ("Node", "Reason"), rows)
-
-
-def _skips(engine: EngineRun) -> Sequence[Mapping[str, Any]]:
-    return engine.quantize.get("skipped", ())
 
 
 def bindings(engine: EngineRun) -> Table:
     """An engine's inputs and outputs with their shape ranges."""
     rows = tuple(
-        (Cell(spec["name"], "code"), Cell(way), _said(spec.get("dtype"), "code"), *(_said_shape(spec, at) for at in _RANGE))
+        (Cell(spec["name"], "code"), Cell(way), _said(spec.get("dtype"), "code"), *(_shape(spec, at) for at in _RANGE))
         for way, key in (("input", "inputs"), ("output", "outputs"))
         for spec in engine.engine.get(key, ())
     )
     columns = ("Name", "Kind", "Type", "Smallest", "Best", "Largest")
-    return Table(f"{engine.name}: inputs and outputs", columns, rows, "engine.json does not say.")
+    caption = f"{engine.name}: inputs and outputs (?: known at run time)"
+    return Table(caption, columns, rows, "engine.json does not say.")
 
 
 _RANGE = ("min", "opt", "max")
 
 
-def _said_shape(spec: Mapping[str, Any], at: str) -> Cell:
-    return _said(None if spec.get(at) is None else json.dumps(list(spec[at])), "code")
+def _shape(spec: Mapping[str, Any], at: str) -> Cell:
+    sizes = spec.get(at)
+    if sizes is None:
+        return _said(None)
+    return Cell(" x ".join("?" if size == -1 else str(size) for size in sizes) or "scalar", "code")
 
 
 def facts(engine: EngineRun) -> Table:
@@ -244,7 +247,8 @@ def plugin_rows(rows: Sequence[Provided]) -> list[tuple[str, Table]]:
     sections: dict[str, list[tuple[Cell, ...]]] = {}
     for provided in rows:
         row = provided.record
-        sections.setdefault(row.section, []).append((Cell(row.label), Cell(row.value), Cell(provided.provider)))
+        line = (Cell(row.label), Cell(row.value, "prose"), Cell(provided.provider))
+        sections.setdefault(row.section, []).append(line)
     return [(name, Table(name, ("What", "Value", "From"), tuple(lines))) for name, lines in sections.items()]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qntz.report.figures import NOT_MEASURED, decibel, fraction, size
 from qntz.report.run import EngineRun, Run
+from qntz.report.wording import NOT_MEASURED, decibel, fraction, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,12 +17,16 @@ def terminal_summary(run: Run) -> Table:
     from rich.text import Text
 
     metric = run.metric or "metric"
-    idle = [engine for engine in run.engines if not engine.was_run]
-    caption = "\n".join(f"{engine.name} was not run: {engine.why_not_run}" for engine in idle)
+    idle: dict[str, list[str]] = {}
+    for engine in run.engines:
+        if not engine.was_run:
+            idle.setdefault(engine.why_not_run, []).append(engine.name)
+    caption = "\n".join(f"Not run: {', '.join(names)}: {why}" for why, names in idle.items())
     table = Table(title=Text(run.model), caption=Text(caption) if caption else None, box=None, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
-    for name in ("engine", "precision", "backend"):
-        table.add_column(name)
+    table.add_column("engine", overflow="fold")
+    table.add_column("precision")
+    table.add_column("backend")
     for name in (f"{metric} eager", metric, "agreement", "SQNR", "size"):
         table.add_column(name, justify="right")
     table.add_column("run")
@@ -37,7 +41,7 @@ def _cells(engine: EngineRun, metric: str | None) -> tuple[str, ...]:
         engine.precision or "?",
         str(engine.engine.get("backend", "?")),
         fraction(engine.figure(f"{metric}_eager")),
-        fraction(engine.figure(metric) if metric else None),
+        fraction(engine.figure(metric)),
         fraction(engine.figure("agreement")),
         decibel(engine.figure("sqnr_db")),
         size(engine.plan_bytes),

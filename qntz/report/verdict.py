@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from qntz.report.figures import NOT_MEASURED, decibel, error, many, size
 from qntz.report.run import EngineRun, Record, Run
+from qntz.report.wording import NOT_MEASURED, decibel, error, many, size
 
 State = Literal["passed", "done", "warned", "failed", "skipped"]
 SIGNS: dict[State, str] = {"passed": "✓", "done": "•", "warned": "!", "failed": "✕", "skipped": "○"}
@@ -43,12 +44,13 @@ class Verdict:
 
 def model_steps(run: Run) -> list[Step]:
     """The stages that run once a model."""
-    nodes = [run.simplify.get(key) for key in ("nodes_before", "nodes_after")]
+    before, after = run.simplify.get("nodes_before"), run.simplify.get("nodes_after")
+    nodes = "" if before is None or after is None else f"{before} to {many(after, 'node')}"
     return [
         _check(run.check),
         _parity("torchscript", run.torchscript, str(run.torchscript.get("method", ""))),
         _parity("export", run.export, f"opset {run.export['opset']}" if "opset" in run.export else ""),
-        _parity("simplify", run.simplify, "" if None in nodes else f"{nodes[0]} to {many(nodes[1], 'node')}"),
+        _parity("simplify", run.simplify, nodes),
         _calibrate(run),
     ]
 
@@ -97,7 +99,8 @@ def _built(run: Run) -> str:
 def _comparisons(run: Run) -> Iterator[str]:
     if len(run.engines) < 2:
         return
-    heard = [(engine.figure("sqnr_db"), engine.name) for engine in run.engines if engine.figure("sqnr_db") is not None]
+    figures = [(engine.figure("sqnr_db"), engine.name) for engine in run.engines]
+    heard = [(value, name) for value, name in figures if value is not None and not math.isnan(value)]
     if heard:
         best, name = max(heard, key=lambda item: item[0])
         yield f"Closest to the eager model: {name}, {decibel(best)}."
@@ -128,7 +131,10 @@ def _parity(stage: str, record: Record, note: str) -> Step:
     if tolerance is None:
         return Step(stage, "done", f"off by {error(parity['error'])}", note)
     within = parity["error"] <= tolerance
-    return Step(stage, "passed" if within else "failed", f"{error(parity['error'])} of {error(tolerance)}", note)
+    limit = f"limit {error(tolerance)}"
+    note = f"{limit}, {note}" if note else limit
+    word = f"off by {error(parity['error'])}" if parity["error"] else "equal"
+    return Step(stage, "passed" if within else "failed", word, note)
 
 
 def _calibrate(run: Run) -> Step:

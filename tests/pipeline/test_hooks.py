@@ -8,7 +8,7 @@ import onnx
 
 from tests.pipeline.conftest import Project
 
-PLUGIN = '''
+PLUGIN = """
 from pathlib import Path
 
 from qntz import hookimpl
@@ -116,7 +116,7 @@ def qntz_report(run):
 @hookimpl
 def qntz_explain(error):
     return "ask the quantization team" if "too far" in str(error) else None
-'''
+"""
 PARAMS = """
 models:
   digits:

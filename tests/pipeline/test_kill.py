@@ -87,6 +87,7 @@ def test_every_stage_disturbed_ends_as_undisturbed(default: Project, tmp_path: P
         for attempt in (0.05, 0.35 + 0.2 * index):  # at its start, and somewhere in its work
             disturb(project, stage, how, attempt)
             require_no_orphan(project.path)
+            assert project.run("python", "-m", "stages.mend_lock").returncode == 0  # as `make repro` does
     project.repro()
     assert project.digests() == default.digests()
     engines = sorted(p.relative_to(default.path) for p in default.path.rglob("model.engine") if "build" in p.parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
@@ -23,6 +24,9 @@ def test_the_engine_is_there_and_says_what_it_is(small: Project) -> None:
     assert (image["name"], image["dtype"]) == ("image", "float32")
     assert (image["min"], image["opt"], image["max"]) == ([1, 1, 8, 8], [8, 1, 8, 8], [64, 1, 8, 8])
     assert record["build_seconds"] > 0
+    graph = hashlib.sha256((folder / "quantized.onnx").read_bytes()).hexdigest()
+    assert record["made_from"]["quantized.onnx"] == graph
+    assert record["made_from"]["tools"]["tensorrt-rtx-cu13"] == record["version"]
 
 
 def test_the_accuracy_is_that_of_the_graph(small: Project) -> None:
@@ -65,6 +69,23 @@ def test_deleted_artifacts_come_back_without_running_anything(small: Project) ->
     plan.unlink()
     assert small.repro() == set()
     assert plan.read_bytes() == before
+
+
+def test_a_dvc_lock_cut_off_by_a_kill_is_mended_and_nothing_runs_again(small: Project) -> None:
+    lock = small.path / "dvc.lock"
+    whole = lock.read_bytes()
+    digests = small.digests()
+    refused = 0
+    for cut in (1, len(whole) // 3, whole.index(b"hash:") + 5, whole.rindex(b"md5:") + 4):
+        lock.write_bytes(whole[:cut])
+        refused += small.dvc("status", "compose").returncode != 0
+        assert small.run("python", "-m", "stages.mend_lock").returncode == 0
+        assert small.repro() == set()
+        assert small.digests() == digests
+    assert refused >= 2  # DVC alone would not have gone on
+    lock.write_bytes(whole)
+    assert "damaged" not in small.run("python", "-m", "stages.mend_lock").stdout
+    assert lock.read_bytes() == whole
 
 
 def test_one_bad_entry_leaves_the_good_ones(empty_project: Project) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from qntz.figures import CAP_DB
+
 NOT_MEASURED = "not measured"
 
 
@@ -11,14 +13,18 @@ def fraction(value: float | None) -> str:
     """Four decimals, never rounded up to 1 ("> 0.9999")."""
     if value is None:
         return NOT_MEASURED
+    if math.isnan(value):
+        return "no number"
     text = f"{value:.4f}"
     return "> 0.9999" if text == "1.0000" and value < 1 else text
 
 
 def error(value: float | None) -> str:
-    """A relative error, "1.2e-7"."""
+    """A relative error, "1.2e-7"; NaN and infinity stand for one without bounds."""
     if value is None:
         return NOT_MEASURED
+    if not math.isfinite(value):
+        return "unbounded"
     if value == 0:
         return "0"
     return scientific(value)
@@ -31,19 +37,21 @@ def scientific(value: float) -> str:
 
 
 def decibel(value: float | None) -> str:
-    """An SQNR with its unit, "34.7 dB"; equal tensors have none."""
+    """An SQNR with its unit, "34.7 dB"; none where nothing differs, which metrics.json caps, or where all does."""
     if value is None:
         return NOT_MEASURED
-    if math.isinf(value):
+    if math.isnan(value):
+        return "no number"
+    if abs(value) >= CAP_DB:
         return "exact" if value > 0 else "broken"
     return f"{value:.1f} dB"
 
 
 def size(value: float | None) -> str:
-    """Bytes in KB (1024 bytes) or MB."""
+    """Bytes in KB (1024 bytes), from 10 MB on in MB."""
     if value is None:
         return NOT_MEASURED
-    return f"{value / 1024:,.1f} KB" if value < 1024 * 1024 else f"{value / 1024 / 1024:,.1f} MB"
+    return f"{value / 1024:,.1f} KB" if value < 10 * 1024 * 1024 else f"{value / 1024 / 1024:,.1f} MB"
 
 
 def count(value: int | None) -> str:
@@ -51,5 +59,5 @@ def count(value: int | None) -> str:
 
 
 def many(number: int, noun: str) -> str:
-    """"1 engine", "2 engines"."""
+    """The number with its noun: "1 engine", "2 engines"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
