@@ -117,6 +117,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
+            left.unlink()
         yield temporary
         os.replace(temporary, path)
     except OSError as error:

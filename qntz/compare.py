@@ -27,22 +27,38 @@ class Difference:
         return {"error": error, "output": self.output, "probe": self.probe, "shape": list(self.shape)}
 
 
-def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Largest |actual - expected| over the largest |expected|; infinite where shapes, NaN or infinities differ."""
-    if actual.shape != expected.shape:
+def relative_error(actual: np.ndarray, expected: np.ndarray, largest: float | None = None) -> float:
+    """Largest |actual - expected| over the largest |expected| (or over `largest`, where that is greater).
+
+    Infinite where dtypes, shapes, NaN or infinities differ, and where integers or booleans differ at all.
+    """
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return math.inf
-    if expected.size == 0:
-        return 0.0
-    a, e = actual.astype(np.float64), expected.astype(np.float64)
+    if expected.dtype.kind not in "fc":
+        return 0.0 if np.array_equal(actual, expected) else math.inf
+    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
+    a, e = actual.astype(wide), expected.astype(wide)
     finite = np.isfinite(e)
     if not np.array_equal(a[~finite], e[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
         return math.inf
     if not finite.any():
         return 0.0
-    difference, largest = np.abs(a[finite] - e[finite]).max(), np.abs(e[finite]).max()
+    difference = float(np.abs(a[finite] - e[finite]).max())
+    largest = max(largest or 0.0, float(np.abs(e[finite]).max()))
     if difference == 0:
         return 0.0
-    return float(difference / largest) if largest > 0 else math.inf
+    return difference / largest if largest > 0 else math.inf
+
+
+def largest_magnitudes(runs: Sequence[Arrays]) -> dict[str, float]:
+    """The largest finite magnitude of each floating output over all runs: what its errors are held against, since an
+    output that is all but zero on one probe has nothing but rounding there."""
+    largest: dict[str, float] = {}
+    for run in runs:
+        for name, array in run.items():
+            finite = np.abs(array[np.isfinite(array)]) if array.dtype.kind in "fc" else array[:0]
+            largest[name] = max(largest.get(name, 0.0), float(finite.max()) if finite.size else 0.0)
+    return largest
 
 
 def sqnr_db(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -57,32 +73,40 @@ def sqnr_db(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def worst_difference(actual: Sequence[Arrays], expected: Sequence[Arrays]) -> Difference:
-    """The worst `relative_error` over all probes and outputs; outputs are matched by name."""
-    worst = Difference(-1.0, "", 0, ())
+    """The worst `relative_error` over all probes and outputs, each over the output's largest magnitude on any probe;
+    outputs are matched by name."""
+    worst, largest = Difference(-1.0, "", 0, ()), largest_magnitudes(expected)
     for probe, (got, wanted) in enumerate(zip(actual, expected, strict=True)):
         for name, reference in wanted.items():
-            error = relative_error(got[name], reference) if name in got else math.inf
+            error = relative_error(got[name], reference, largest[name]) if name in got else math.inf
             if error > worst.error:
                 worst = Difference(error, name, probe, tuple(got[name].shape) if name in got else ())
     return worst
 
 
 def require_parity(
-    actual: Sequence[Arrays], expected: Sequence[Arrays], tolerance: float, where: str, do: str = ""
+    actual: Sequence[Arrays],
+    expected: Sequence[Arrays],
+    tolerance: float,
+    where: str,
+    do: str = "",
+    *,
+    inputs: str = "probe",
 ) -> Difference:
-    """The worst difference, where it is within the tolerance.
+    """The worst difference, where it is within the tolerance. inputs: what one run was of, for the message.
 
     Raises:
         ParityError: naming the output, the probe and the error.
     """
     worst = worst_difference(actual, expected)
-    if worst.error > tolerance:
+    if not worst.error <= tolerance:
         wanted = tuple(expected[worst.probe][worst.output].shape)
         shapes = "" if wanted == worst.shape else f", shape {list(worst.shape)} instead of {list(wanted)}"
         raise ParityError(
             "differs from the eager model",
             where=where,
-            why=f"output {worst.output!r} on probe {worst.probe} is off by {worst.error:.3g} of its largest magnitude"
+            why=f"output {worst.output!r} on {inputs} {worst.probe} is off by {worst.error:.3g} of its largest"
+            " magnitude"
             f" (tolerance {tolerance:g}){shapes}",
             do=do,
         )

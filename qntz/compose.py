@@ -7,6 +7,7 @@ Neither torch nor onnx nor a plugin is imported.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -17,9 +18,9 @@ from typing import Any
 import yaml
 
 from qntz import __version__
-from qntz.artifacts import BUILD, composed_path, write_bytes, write_text
+from qntz.artifacts import BUILD, composed_path, digest_file, write_bytes, write_text
 from qntz.config import CALIBRATED, ENGINE_STAGES, MODEL_STAGES, NAME, READS, STAGES
-from qntz.errors import ConfigError, QntzError, did_you_mean
+from qntz.errors import ConfigError, QntzError, did_you_mean, one_line
 from qntz.fingerprint import Fingerprints, Memo, digest
 
 CONF = "conf"
@@ -59,10 +60,15 @@ def compose(root: Path) -> Composition:
     for name, entry in params["engines"].items():
         _attempt(result, "engines", name, lambda n=name, e=entry: composer.engine(n, e, params["models"], result))
     _connect(result)
-    for composed in result.models.values():
-        composed["inputs"] = {s: _inputs(fingerprints, s, composed["model"]) for s in MODEL_STAGES}
-    for composed in result.engines.values():
-        composed["inputs"] = {s: _inputs(fingerprints, s, composed["model"]) for s in ENGINE_STAGES}
+    for kind, stages in (("models", MODEL_STAGES), ("engines", ENGINE_STAGES)):
+        for name, composed in list(getattr(result, kind).items()):
+            try:
+                composed["inputs"] = {s: _inputs(fingerprints, s, composed["model"]) for s in stages}
+            except (OSError, ValueError, NotImplementedError) as error:
+                del getattr(result, kind)[name]
+                result.errors[kind, name] = ConfigError(
+                    "a file that it names cannot be read", where=f"{PARAMS}: {kind}.{name}", why=one_line(error)
+                )
     _write(root, result)
     if memo.text(version) != before:
         write_text(root / MEMO, memo.text(version))
@@ -74,9 +80,9 @@ def _version() -> str:
     import importlib.metadata
     import sys
 
-    return " ".join(
-        [__version__, sys.version, *(importlib.metadata.version(d) for d in ("hydra-core", "omegaconf", "pyyaml"))]
-    )
+    versions = [importlib.metadata.version(d) for d in ("hydra-core", "omegaconf", "pyyaml")]
+    code = [digest_file(Path(__file__).with_name(f"{name}.py")) for name in ("fingerprint", "plugins", "hookspecs")]
+    return " ".join([__version__, sys.version, *versions, *code])
 
 
 def _attempt(result: Composition, kind: str, name: str, make: Any) -> None:
@@ -108,6 +114,9 @@ def _inputs(fingerprints: Fingerprints, stage: str, model: Mapping[str, Any]) ->
         model=model if "model.factory" in reads else None,
         data=[data[key] for key in ("calibrate", "test") if f"model.data.{key}" in reads],
         files=[model["probes"]["file"]] if "model.probes" in reads else (),
+        extra=model["extra_inputs"],
+        # the first input decides the batch, and probes are drawn in this order
+        order=[*model["inputs"], "", *model["dims"]] if "model.inputs" in reads else (),
     )
 
 
@@ -126,7 +135,7 @@ def _write(root: Path, result: Composition) -> None:
         folder = composed_path(root, kind, "_").parent
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
-            if path not in wanted:
+            if path not in wanted and path.is_file():
                 path.unlink()
     for path, composed in wanted.items():
         data = yaml.dump(composed, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True).encode()
@@ -161,7 +170,11 @@ class _NoDuplicates(_Loader):  # type: ignore[misc, valid-type]
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: dict[Any, int] = {}
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
             name = self.construct_object(key, deep=True)
+            if isinstance(name, (list, dict)):
+                raise ConfigError(f"{name!r} is no key", where=f"{self.shown}:{key.start_mark.line + 1}")
             if name in seen:
                 raise ConfigError(
                     f"{name!r} stands twice",
@@ -172,12 +185,29 @@ class _NoDuplicates(_Loader):  # type: ignore[misc, valid-type]
         return super().construct_mapping(node, deep)
 
 
+# As YAML 1.2 has it, which DVC reads the same file by: `on` and `off` are words, 1e-4 is a number.
+_NoDuplicates.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+_NoDuplicates.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"
+)
+_NoDuplicates.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
+    "-+0123456789.",
+)
+
+
 def read_yaml(path: Path, shown: str) -> Any:
     """A YAML file; raises ConfigError where it is missing, no YAML, or has a key twice."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError("is missing", where=shown) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError("is no UTF-8 text", where=shown, why=one_line(error)) from None
     loader = _NoDuplicates(text)
     loader.shown = shown
     try:
@@ -214,11 +244,14 @@ def read_params(path: Path) -> dict[str, dict[str, Any]]:
 class _Composer:
     def __init__(self, root: Path, memo: Memo, fingerprints: Fingerprints):
         self.root, self.memo = root, memo
+        self._bases: dict[Any, Any] = {}
+        if not (root / CONF / "config.yaml").is_file():
+            raise ConfigError("is missing", where=f"{CONF}/config.yaml", do="Run it from the project's root.")
         self.options = {g.name: sorted(p.stem for p in g.glob("*.yaml")) for g in (root / CONF).iterdir() if g.is_dir()}
         self._key = digest(
             [
                 {str(p.relative_to(root)): fingerprints.content(p) for p in sorted((root / CONF).rglob("*.yaml"))},
-                fingerprints._sources(fingerprints.closure(["qntz.compose"])),
+                fingerprints.sources(fingerprints.closure(["qntz.compose"])),
                 _environment(root),
             ]
         )
@@ -281,7 +314,7 @@ class _Composer:
                 )
 
     def _composed(self, use: Any, layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-        key = digest([use, layers])
+        key = digest(json.dumps([use, layers], default=str))  # the order of inputs means something: no sorting
         remembered = self.memo.values["entries"]["composed"]
         if key not in remembered:
             remembered[key] = self._remembered.get(key) or self._compose(use, layers)
@@ -309,7 +342,24 @@ class _Composer:
                     where=where,
                     do=did_you_mean(str(choice), self.options.get(group, ())),
                 )
-        return compose_entry(self.root / CONF, {g: c for g, (_, c) in choices.items()}, values)
+        composed = compose_entry(self.root / CONF, {g: c for g, (_, c) in choices.items()}, values, self._bases)
+        _require_plain(composed, layers[-1][0])
+        return composed
+
+
+def _require_plain(value: Any, where: str) -> None:
+    """Raises ConfigError for what is no text, number, boolean, list or mapping by text: a date, or a key that is a
+    number, means one thing to YAML and another to what reads it back."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"key {key!r} is a {type(key).__name__}", where=where, do="Put it in quotes.")
+            _require_plain(inner, f"{where}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            _require_plain(inner, where)
+    elif value is not None and not isinstance(value, (str, int, float, bool)):
+        raise ConfigError(f"{value} is a {type(value).__name__}", where=where, do="Put it in quotes.")
 
 
 def _copied(composed: dict[str, Any]) -> dict[str, Any]:
@@ -321,5 +371,7 @@ def _environment(root: Path) -> dict[str, str | None]:
     texts = [
         p.read_text(encoding="utf-8") for p in (*sorted((root / CONF).rglob("*.yaml")), root / PARAMS) if p.is_file()
     ]
+    if any("oc.env:" in text and re.search(r"oc\.env:\s*['\"]?\$", text) for text in texts):
+        return dict(os.environ)  # a name that is itself interpolated may be any
     names = {name for text in texts for name in re.findall(r"oc\.env:\s*'?\"?(\w+)", text)}
     return {name: os.environ.get(name) for name in sorted(names)}

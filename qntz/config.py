@@ -31,7 +31,7 @@ def _one_of(value: str, known: tuple[str, ...], where: str) -> None:
 
 
 def _at_least(value: float, least: float, where: str) -> None:
-    if value < least:
+    if not value >= least:  # so that NaN is refused too
         raise ConfigError(f"{value} is too small", where=where, do=f"Give {least} or more.")
 
 
@@ -46,6 +46,8 @@ class InputConfig:
 
     def __post_init__(self) -> None:
         _one_of(self.dtype, DTYPES, "dtype")
+        if not self.shape:
+            raise ConfigError("no dimensions", where="shape", do="Give one or more; the first is the batch.")
         for size in self.shape:
             if isinstance(size, bool) or not isinstance(size, (int, str)) or (isinstance(size, int) and size < 1):
                 raise ConfigError(
@@ -241,6 +243,7 @@ class ToleranceConfig:
     def __post_init__(self) -> None:
         _at_least(self.relative, 0, "relative")
         _at_least(self.metric_drop, 0, "metric_drop")
+        _at_least(self.sqnr_db, 0, "sqnr_db")
         if not 0 <= self.agreement <= 1:
             raise ConfigError(f"{self.agreement} is no fraction", where="agreement", do="Give 0 to 1.")
 
@@ -325,10 +328,10 @@ STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "quantize",
 _SHAPES = ("model.inputs", "model.dims")
 _SOURCE = ("model.factory", "model.torchscript", "model.weights")
 READS: dict[str, tuple[str, ...]] = {
-    "check": (*_SOURCE, *_SHAPES, "model.probes", "check", "torchscript.method"),
-    "torchscript": (*_SOURCE, *_SHAPES, "model.probes", "model.data.test", "model.metric", "torchscript"),
-    "export": (*_SHAPES, "export"),
-    "simplify": (*_SHAPES, "simplify"),
+    "check": (*_SOURCE, *_SHAPES, "model.probes", "check"),
+    "torchscript": (*_SOURCE, *_SHAPES, "model.probes", "model.data.test", "torchscript"),
+    "export": ("model.inputs", "export"),
+    "simplify": ("simplify",),
     "calibrate": (*_SHAPES, "model.data.calibrate", "calibrate"),
     "quantize": (*_SHAPES, "model.data.test", "model.metric", "quantize"),
     "engine": (*_SHAPES, "quantize.precision", "engine"),

@@ -149,9 +149,13 @@ def buffers(device: Device) -> Iterator[Callable[[int], int]]:
 
     try:
         yield allocate
-    finally:
-        for pointer in pointers:
-            device.release(pointer)
+    except BaseException:
+        for pointer in pointers:  # after an error on the device each release fails with that same error
+            with contextlib.suppress(BackendError):
+                device.release(pointer)
+        raise
+    for pointer in pointers:
+        device.release(pointer)
 
 
 class _PyCuda:
@@ -180,17 +184,20 @@ class _PyCuda:
         return int(allocation)
 
     def release(self, pointer: int) -> None:
-        self._allocations.pop(pointer).free()
+        self._ask(self._allocations.pop(pointer).free)
 
     def to_device(self, pointer: int, array: np.ndarray) -> None:
-        self._driver.memcpy_htod_async(pointer, array, self._stream)
+        self._ask(self._driver.memcpy_htod_async, pointer, array, self._stream)
 
     def to_host(self, array: np.ndarray, pointer: int) -> None:
-        self._driver.memcpy_dtoh_async(array, pointer, self._stream)
+        self._ask(self._driver.memcpy_dtoh_async, array, pointer, self._stream)
 
     def synchronize(self) -> None:
+        self._ask(self._stream.synchronize)
+
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> None:
         try:
-            self._stream.synchronize()
+            function(*arguments)
         except self._driver.Error as error:
             raise BackendError("the run failed on the GPU", why=one_line(error)) from error
 

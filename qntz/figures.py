@@ -1,8 +1,9 @@
 """The figures that an artifact is judged by, and the gate that judges it: what quantize and verify share.
 
-An artifact that the gate lets through has, on the probes, the eager model's shapes and no NaN or infinity of its own;
-beyond that fp32 is held to a relative error, and every other precision to the metric's drop on the test data, or where
-a model has no metric to a least SQNR and a least agreement.
+An artifact that the gate lets through has, on the probes and the test data, the eager model's shapes and no NaN or
+infinity of its own. Beyond that fp32 is held to a relative error, every precision to the metric's drop on the test
+data, and each output that no metric judges to a least SQNR, or where it is not floating to a least fraction of equal
+elements.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ class Figures:
         worst: the worst relative error on the probes.
         sqnr_db: the lowest SQNR of any floating output, at `sqnr_output`, over all test data (without any: all probes)
             together, in dB; infinite where nothing differs, None where no output is floating.
-        outputs, golden: the artifact's and the eager model's outputs on the probes.
+        sqnr_by_output: the same for each floating output. alike_by_output: of each other the fraction of equal
+            elements.
+        outputs, golden: the artifact's and the eager model's outputs on the probes; test_outputs, reference: on the
+            test data.
     """
 
     score_eager: float | None
@@ -43,8 +47,12 @@ class Figures:
     worst: Difference
     sqnr_db: float | None
     sqnr_output: str
+    sqnr_by_output: dict[str, float]
+    alike_by_output: dict[str, float]
     outputs: list[Arrays] = field(repr=False)
     golden: list[Arrays] = field(repr=False)
+    test_outputs: list[Arrays] = field(repr=False)
+    reference: list[Arrays] = field(repr=False)
 
 
 def measure(
@@ -66,12 +74,12 @@ def measure(
     Raises:
         DataError: the test data are not those that `reference` was made of, or lack what the metric needs.
     """
-    outputs = [run(probe) for probe in probes]
+    outputs = [_in_order(run(probe), wanted) for probe, wanted in zip(probes, golden, strict=True)]
     got: list[Arrays] = []
     targets: list[np.ndarray | None] = []
     if reference:
         for inputs, target in batches:
-            got.append(run(inputs))
+            got.append(_in_order(run(inputs), golden[0]))
             targets.append(target)
         if len(got) != len(reference):
             raise DataError(
@@ -86,17 +94,30 @@ def measure(
         wanted = _targets(targets, metric)
         score_eager = float(metric.score(_joined(expected, metric), wanted))
         score = float(metric.score(_joined(actual, metric), wanted))
-    noisiest, decibels = _lowest_sqnr(actual, expected)
+    by_output = _sqnr_by_output(actual, expected)
+    noisiest = min(by_output, key=by_output.__getitem__, default="")
     return Figures(
         score_eager=score_eager,
         score=score,
         agreement=agreement(actual, expected, metric),
         worst=worst_difference(outputs, golden),
-        sqnr_db=decibels,
+        sqnr_db=by_output.get(noisiest),
         sqnr_output=noisiest,
+        sqnr_by_output=by_output,
+        alike_by_output=_alike_by_output(actual, expected),
         outputs=outputs,
         golden=list(golden),
+        test_outputs=got,
+        reference=list(reference),
     )
+
+
+def _in_order(outputs: Arrays, wanted: Arrays) -> Arrays:
+    """The outputs in the eager model's order; raises ParityError where one is missing."""
+    for name in wanted:
+        if name not in outputs:
+            raise ParityError("lacks an output", where="the artifact", why=f"no output {name!r}")
+    return {name: outputs[name] for name in wanted}
 
 
 def agreement(actual: Sequence[Arrays], expected: Sequence[Arrays], metric: Metric | None) -> float | None:
@@ -136,14 +157,19 @@ def gate(
     """
     if precision == "fp32":
         require_parity(figures.outputs, figures.golden, tolerance.relative, where, do)
-        return
+        require_parity(
+            figures.test_outputs, figures.reference, tolerance.relative, where, do, inputs="batch of test data"
+        )
     do = do or "Leave nodes in floating point (quantize.exclude), or choose another quantize.method or precision."
-    _require_sound(figures, where, do)
+    _require_sound(figures.outputs, figures.golden, "probe", where, do)
+    _require_sound(figures.test_outputs, figures.reference, "batch of test data", where, do)
 
     def refuse(why: str) -> None:
         raise ParityError("is too far from the eager model", where=where, why=why, do=do)
 
+    judged = None
     if metric is not None and figures.score is not None and figures.score_eager is not None:
+        judged = next(iter(figures.golden[0]))
         drop = figures.score_eager - figures.score
         # A drop of exactly the tolerance passes, although 0.97 - 0.96 is a little more than 0.01 in binary.
         if not drop <= tolerance.metric_drop + 1e-9:
@@ -151,13 +177,13 @@ def gate(
                 f"{metric.name} falls from {figures.score_eager:.6g} to {figures.score:.6g}, by {drop:.4g}"
                 f" (at most {tolerance.metric_drop:g} wanted)"
             )
-        return
-    if figures.sqnr_db is not None and figures.sqnr_db < tolerance.sqnr_db:
-        refuse(
-            f"SQNR of output {figures.sqnr_output!r} is {figures.sqnr_db:.2f} dB"
-            f" (at least {tolerance.sqnr_db:g} wanted)"
-        )
-    if figures.agreement is not None and figures.agreement < tolerance.agreement:
+    for name, decibels in figures.sqnr_by_output.items():
+        if name != judged and not decibels >= tolerance.sqnr_db:
+            refuse(f"SQNR of output {name!r} is {decibels:.2f} dB (at least {tolerance.sqnr_db:g} wanted)")
+    for name, alike in figures.alike_by_output.items():
+        if name != judged and not alike >= tolerance.agreement:
+            refuse(f"{alike:.4f} of output {name!r} is equal (at least {tolerance.agreement:g} wanted)")
+    if judged is None and figures.agreement is not None and not figures.agreement >= tolerance.agreement:
         refuse(f"agreement is {figures.agreement:.4f} (at least {tolerance.agreement:g} wanted)")
 
 
@@ -188,13 +214,11 @@ def metrics_of(
     return told
 
 
-def _require_sound(figures: Figures, where: str, do: str) -> None:
+def _require_sound(actual: Sequence[Arrays], expected: Sequence[Arrays], inputs: str, where: str, do: str) -> None:
     """Raises ParityError for another shape than the eager model's, or NaN or infinity where that has none."""
-    for probe, (got, wanted) in enumerate(zip(figures.outputs, figures.golden, strict=True)):
+    for index, (got, wanted) in enumerate(zip(actual, expected, strict=True)):
         for name, reference in wanted.items():
-            place = f"output {name!r} on probe {probe}"
-            if name not in got:
-                raise ParityError("lacks an output", where=where, why=f"no {place}", do=do)
+            place = f"output {name!r} on {inputs} {index}"
             if got[name].shape != reference.shape:
                 why = f"{place} has shape {list(got[name].shape)} instead of {list(reference.shape)}"
                 raise ParityError("has another shape than the eager model", where=where, why=why, do=do)
@@ -206,15 +230,25 @@ def _require_sound(figures: Figures, where: str, do: str) -> None:
                     raise ParityError(f"yields {kind} where the eager model does not", where=where, why=why, do=do)
 
 
-def _lowest_sqnr(actual: Sequence[Arrays], expected: Sequence[Arrays]) -> tuple[str, float | None]:
-    lowest: tuple[str, float | None] = ("", None)
+def _sqnr_by_output(actual: Sequence[Arrays], expected: Sequence[Arrays]) -> dict[str, float]:
+    """The SQNR of each floating output over all runs together, in dB."""
+    return {
+        name: pooled_sqnr_db([run[name] for run in actual], [run[name] for run in expected])
+        for name, first in (expected[0].items() if expected else ())
+        if first.dtype.kind == "f"
+    }
+
+
+def _alike_by_output(actual: Sequence[Arrays], expected: Sequence[Arrays]) -> dict[str, float]:
+    """The fraction of equal elements of each output that is not floating, over all runs together."""
+    alike = {}
     for name, first in expected[0].items() if expected else ():
         if first.dtype.kind != "f":
-            continue
-        decibels = pooled_sqnr_db([run.get(name) for run in actual], [run[name] for run in expected])
-        if lowest[1] is None or decibels < lowest[1]:
-            lowest = (name, decibels)
-    return lowest
+            pairs = [(a[name], e[name]) for a, e in zip(actual, expected, strict=True)]
+            total = sum(e.size for _, e in pairs)
+            equal = sum(int((a == e).sum()) if a.shape == e.shape else 0 for a, e in pairs)
+            alike[name] = equal / total if total else 1.0
+    return alike
 
 
 def pooled_sqnr_db(actual: Sequence[np.ndarray | None], expected: Sequence[np.ndarray]) -> float:
@@ -239,6 +273,13 @@ def _targets(targets: Sequence[np.ndarray | None], metric: Metric) -> np.ndarray
 def _joined(runs: Sequence[Arrays], metric: Metric) -> Arrays:
     """The outputs of all samples along the first axis; raises DataError where their shapes do not allow it."""
     for name in runs[0]:
+        if any(run[name].ndim == 0 for run in runs):
+            raise DataError(
+                f"output {name!r} has no axis of samples",
+                where="model.metric",
+                why=f"the metric {metric.name!r} takes outputs by sample",
+                do="Measure without a metric.",
+            )
         shapes = {run[name].shape[1:] for run in runs}
         if len(shapes) > 1:
             raise DataError(

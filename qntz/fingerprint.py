@@ -7,6 +7,7 @@ digested as syntax trees without docstrings and positions, so that a comment reb
 from __future__ import annotations
 
 import ast
+import glob
 import hashlib
 import importlib.machinery
 import importlib.metadata
@@ -23,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from qntz import plugins
-from qntz.artifacts import digest_file
-from qntz.hookspecs import CALLED_BY
+from qntz.artifacts import BUILD, digest_file
 
 TRUSTED_AGE_NS = 2_000_000_000  # a file that changed less than two seconds before it was read may change again unseen
 MISSING = "missing"
+PATH_KEYS = ("file", "files", "folder", "path")
 
 
 def digest(value: Any) -> str:
@@ -37,7 +38,7 @@ def digest(value: Any) -> str:
 
 @dataclass
 class Memo:
-    """What is remembered of files between runs, in one JSON file; wrong or missing, it only costs time."""
+    """What is remembered of files between runs, in one JSON file; missing or damaged, it only costs time."""
 
     path: Path
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -88,7 +89,8 @@ class Fingerprints:
         self.root, self.memo = root, memo
         self._package = Path(__file__).parent.parent
         self._closures: dict[tuple[str, ...], Closure] = {}
-        self._origins: dict[str, Path | None] = {}
+        self._located: dict[str, Path | None] = {}
+        self._tops: dict[str, list[Path]] = {}
         self._site = self._read_site()
 
     # files
@@ -96,8 +98,13 @@ class Fingerprints:
     def content(self, path: Path) -> str:
         """The digest of a file's or folder's content; "missing" where there is nothing."""
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-            return digest({str(p.relative_to(path)): self.content(p) for p in inside})
+            inside = [
+                Path(folder, name)
+                for folder, _, names in os.walk(path, followlinks=True)
+                if "__pycache__" not in Path(folder).parts
+                for name in names
+            ]
+            return digest({str(p.relative_to(path)): self.content(p) for p in sorted(inside)})
         if not path.is_file():
             return MISSING
         return self.memo.of_file(path, "sha256", digest_file)
@@ -106,13 +113,14 @@ class Fingerprints:
         """The contents of files or globs relative to the root, by path."""
         found: dict[str, str] = {}
         for pattern in patterns:
-            paths = sorted(self.root.glob(pattern)) if any(c in pattern for c in "*?[") else [self.root / pattern]
+            matched = glob.glob(str(self.root / pattern), recursive=True) if glob.has_magic(pattern) else [pattern]
+            paths = [self.root / match for match in sorted(matched)]
             found.update({os.path.relpath(path, self.root): self.content(path) for path in paths})
         return found
 
     def source(self, path: Path) -> str:
-        """The digest of a Python file's syntax tree, without docstrings and positions."""
-        return self._python(path)["digest"]
+        """The digest of a Python file's syntax tree, without docstrings and positions; of an extension its bytes'."""
+        return self._python(path)["digest"] if path.suffix == ".py" else self.content(path)
 
     def _python(self, path: Path) -> dict[str, Any]:
         return self.memo.of_file(path, "python", _read_python)
@@ -148,7 +156,7 @@ class Fingerprints:
             found[name] = path
             package = name if path.name == "__init__.py" else name.rpartition(".")[0]
             pending += [(parent, None) for parent in _parents(name) if self._locate(parent)]
-            for imported in self._python(path)["imports"]:
+            for imported in self._python(path)["imports"] if path.suffix == ".py" else ():
                 pending += [(n, None) for n in self._imported(imported, package)]
         return Closure(found, frozenset(outside), frozenset(unresolved))
 
@@ -158,6 +166,10 @@ class Fingerprints:
         if level:
             base = package.split(".")[: len(package.split(".")) - level + 1]
             module = ".".join([*base, *([module] if module else [])])
+        if "*" in names:  # __all__ may name any module of the package
+            folder = self._locate(module)
+            inside = folder.parent.iterdir() if folder is not None and folder.name == "__init__.py" else ()
+            names = sorted({p.name.partition(".")[0] for p in inside})
         return [module, *(f"{module}.{n}" for n in names if self._locate(f"{module}.{n}"))]
 
     def _named(self, path: Path) -> str:
@@ -165,36 +177,27 @@ class Fingerprints:
 
     def _locate(self, name: str) -> Path | None:
         """The file of a module that is no part of an installed distribution; qntz counts as source wherever it lies."""
-        top, *rest = name.split(".")
-        origin = self._origin(top)
-        if origin is None:
-            return None
-        base = origin.joinpath(*rest)
-        for candidate in (base / "__init__.py", base.with_name(base.name + ".py")):
-            if candidate.is_file():
-                return candidate
-        return None
+        if name not in self._located:
+            top, *rest = name.split(".")
+            found = (_module_file(base / top, rest) for base in self._bases(top))
+            self._located[name] = next((path for path in found if path is not None), None)
+        return self._located[name]
 
-    def _origin(self, top: str) -> Path | None:
-        """Where a top-level module lies (its package folder, or its path without .py), if outside site-packages."""
-        if top not in self._origins:
-            self._origins[top] = self._find_origin(top)
-        return self._origins[top]
-
-    def _find_origin(self, top: str) -> Path | None:
-        for base in (self.root, self._package if top == "qntz" else self.root):
-            if (base / top).is_dir() or (base / f"{top}.py").is_file():
-                return base / top
-        if top in sys.stdlib_module_names or top in self._site["top_level"]:
-            return None
-        try:
-            spec = importlib.util.find_spec(top)
-        except (ImportError, ValueError):
-            return None
-        if spec is None or not spec.origin or not spec.origin.endswith(".py") or _is_installed(spec.origin):
-            return None
-        origin = Path(spec.origin)
-        return origin.parent if origin.name == "__init__.py" else origin.with_suffix("")
+    def _bases(self, top: str) -> list[Path]:
+        """The folders outside of site-packages that a top-level module may lie in, the project's root first."""
+        if top not in self._tops:
+            bases = [self.root, *([self._package] if top == "qntz" else [])]
+            bases += [Path(p) for p in sys.path if p and os.path.isdir(p) and not _is_installed(p)]
+            if top not in sys.stdlib_module_names and top not in self._site["top_level"]:
+                try:  # editable installs may be found by an import hook alone
+                    spec = importlib.util.find_spec(top)
+                except (ImportError, ValueError):
+                    spec = None
+                if spec is not None and spec.origin and not _is_installed(spec.origin):
+                    origin = Path(spec.origin)
+                    bases.append(origin.parent.parent if origin.name == "__init__.py" else origin.parent)
+            self._tops[top] = list(dict.fromkeys(bases))
+        return self._tops[top]
 
     # distributions
 
@@ -227,37 +230,44 @@ class Fingerprints:
         model: Mapping[str, Any] | None = None,
         data: Iterable[Mapping[str, Any] | None] = (),
         files: Iterable[str | None] = (),
+        extra: Iterable[str] = (),
+        order: Iterable[str] = (),
     ) -> dict[str, Any]:
         """The `inputs.<stage>` section.
 
         Args:
             model: the model section, for the stages that import it.
             data: the data sections that the stage reads. files: further paths of data (probes).
+            extra: files or globs that the model's or the data's code reads.
+            order: names whose order means something, which a mapping in YAML does not keep for DVC.
         """
         code = self.closure([f"stages.{stage}"])
         outside = set(code.outside)
-        section: dict[str, Any] = {"code": digest([self._sources(code), self._assets(code)])}
+        section: dict[str, Any] = {"code": digest([self.sources(code), self._assets(code)])}
         section["plugins"] = {}
         for name, closure in self._plugins(stage).items():
             outside |= closure.outside
-            section["plugins"][name] = self._sources(closure)
+            section["plugins"][name] = self.sources(closure)
         if model is not None:
             closure = self.closure(_modules([model.get("factory")]))
             outside |= closure.outside
             exact = stage == "check"  # findings carry lines, and suppressions are comments
-            section["model"] = digest([self._sources(closure, exact), self.globbed(model.get("extra_inputs") or ())])
+            named = sorted(set(self._paths(model.get("factory") or {})))
+            section["model"] = digest([self.sources(closure, exact), self.globbed(named)])
             source = model.get("weights") or model.get("torchscript")
             section["weights"] = self.content(self.root / source) if source else None
         sections = [d for d in data if d]
         paths = sorted({p for d in sections for p in self._paths(d)} | {f for f in files if f})
         closure = self.closure(_modules(sections))
         outside |= closure.outside
-        section["data"] = {p: self.content(self.root / p) for p in paths}
-        section["data_code"] = self._sources(closure) if closure.files or closure.unresolved else None
+        section["data"] = self.globbed(paths)
+        section["extra"] = self.globbed(extra) if model is not None or sections else {}
+        section["order"] = list(order)
+        section["data_code"] = self.sources(closure) if closure.files or closure.unresolved else None
         section["tools"] = {"python": f"{sys.version_info[0]}.{sys.version_info[1]}", **self.versions(outside)}
         return section
 
-    def _sources(self, closure: Closure, exact: bool = False) -> str:
+    def sources(self, closure: Closure, exact: bool = False) -> str:
         of = self.content if exact else self.source
         return digest([{name: of(path) for name, path in closure.files.items()}, sorted(closure.unresolved)])
 
@@ -288,8 +298,7 @@ class Fingerprints:
         return found
 
     def _implements(self, path: Path, stage: str) -> bool:
-        hooks = self._python(path)["hooks"]
-        return hooks is None or any(stage in CALLED_BY.get(hook, ()) for hook in hooks)
+        return plugins.concerns(self._python(path)["hooks"], stage)
 
     def _paths(self, data: Any, key: str = "") -> Iterable[str]:
         """The paths that a data section names: values of file, files, folder and path, and whatever exists."""
@@ -300,18 +309,38 @@ class Fingerprints:
         elif isinstance(data, (list, tuple)):
             for value in data:
                 yield from self._paths(value, key)
-        elif (
-            isinstance(data, str)
-            and data
-            and (key in ("file", "files", "folder", "path") or (self.root / data).exists())
-        ):
+        elif isinstance(data, str) and data and (key in PATH_KEYS or self._is_path(data)):
             yield data
 
+    def _is_path(self, text: str) -> bool:
+        """Whether a value that no key calls a path is one all the same: it looks like one, and is there."""
+        if len(text) > 250 or "\n" in text or not ("/" in text or "." in text):
+            return False
+        path = self.root / text
+        return path.exists() and not path.resolve().is_relative_to((self.root / BUILD).resolve())
 
-def _modules(sections: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """The modules of the `_target_`s in sections."""
-    targets = (str(s["_target_"]) for s in sections if s and s.get("_target_"))
-    return sorted({target.rpartition(".")[0] for target in targets} - {""})
+
+def _modules(sections: Iterable[Any]) -> list[str]:
+    """The modules of the `_target_`s in sections, nested ones included."""
+    found: set[str] = set()
+    pending = list(sections)
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Mapping):
+            if isinstance(value.get("_target_"), str):
+                found.add(value["_target_"].rpartition(".")[0])
+            pending += value.values()
+        elif isinstance(value, (list, tuple)):
+            pending += value
+    return sorted(found - {""})
+
+
+def _module_file(base: Path, rest: list[str]) -> Path | None:
+    base = base.joinpath(*rest)
+    if (base / "__init__.py").is_file():
+        return base / "__init__.py"
+    suffixes = importlib.machinery.all_suffixes()
+    return next((p for p in (base.with_name(base.name + suffix) for suffix in suffixes) if p.is_file()), None)
 
 
 def _parents(name: str) -> list[str]:
@@ -323,12 +352,15 @@ def _read_python(path: Path) -> dict[str, Any]:
     """What is asked of a Python file: the digest of its syntax tree, its import statements as [module, level, names],
     and the hooks that it defines (None where that cannot be told, which counts as all)."""
     try:
-        tree = ast.parse(path.read_bytes())
+        source = path.read_bytes()
+        tree = ast.parse(source)
     except (SyntaxError, ValueError):
         # the stage that imports it gives the error; its bytes stand for it until then
         return {"digest": digest_file(path), "imports": [], "hooks": None}
     imports = sorted(_imports(tree))  # before the docstrings go
-    return {"digest": _source_digest(tree), "imports": imports, "hooks": _hooks(tree)}
+    # the one kind of comment that means something: TorchScript takes types from it
+    types = [line.decode(errors="replace") for line in re.findall(rb"#\s*type:[^\n]*", source)]
+    return {"digest": digest([_source_digest(tree), types]), "imports": imports, "hooks": plugins.hooks_of(tree)}
 
 
 def _source_digest(tree: ast.Module) -> str:
@@ -345,13 +377,18 @@ def _source_digest(tree: ast.Module) -> str:
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
+def _is_type_checking(test: ast.expr) -> bool:
+    name = test.id if isinstance(test, ast.Name) else test.attr if isinstance(test, ast.Attribute) else ""
+    return name == "TYPE_CHECKING"
+
+
 def _imports(tree: ast.Module) -> list[list[Any]]:
     """The import statements, functions' own included; those for type checking only are left out."""
     found: list[list[Any]] = []
     pending: list[ast.AST] = [tree]
     while pending:
         node = pending.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if isinstance(node, ast.If) and _is_type_checking(node.test):
             pending += node.orelse
         elif isinstance(node, ast.Import):
             found += [[alias.name, 0, []] for alias in node.names]
@@ -360,21 +397,6 @@ def _imports(tree: ast.Module) -> list[list[Any]]:
         elif not isinstance(node, ast.expr):  # no statement stands inside an expression
             pending += ast.iter_child_nodes(node)
     return found
-
-
-def _hooks(tree: ast.Module) -> list[str]:
-    """The names of hooks that a plugin's file defines, imports or assigns."""
-    names: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            names.add(node.name)
-        elif isinstance(node, ast.ImportFrom):
-            names |= {alias.asname or alias.name for alias in node.names}
-        elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-        else:  # hooks below an `if` or `try`
-            names |= {n.name for n in ast.walk(node) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))}
-    return sorted(name for name in names if name.startswith("qntz_"))
 
 
 def _is_installed(origin: str) -> bool:
@@ -387,10 +409,13 @@ def _site() -> dict[str, Any]:
     versions: dict[str, str] = {}
     top_level: dict[str, list[str]] = {}
     found: list[list[str]] = []
-    for distribution in importlib.metadata.distributions():
+    seen: set[str] = set()
+    # editable ones first: the egg-info that stands beside their source is no installation
+    for distribution in sorted(importlib.metadata.distributions(), key=lambda d: not _editable(d)):
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
-        if not name or name in versions:
+        if not name or name in seen:
             continue  # the first on sys.path counts
+        seen.add(name)
         found += [[e.name, e.module] for e in distribution.entry_points if e.group == plugins.ENTRY_POINTS]
         if _editable(distribution):
             continue  # followed as source

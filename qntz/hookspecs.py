@@ -54,9 +54,7 @@ def qntz_module_rewrites() -> Iterable[records.ModuleRewrite]:
 
         @hookimpl
         def qntz_module_rewrites():
-            yield ModuleRewrite(
-                name="tanh-gelu", match=lambda m: isinstance(m, nn.GELU), apply=lambda m: nn.GELU("tanh"), tolerance=1e-3
-            )
+            yield ModuleRewrite(name="tanh-gelu", match=is_gelu, apply=lambda m: nn.GELU("tanh"), tolerance=1e-3)
     """
 
 
@@ -97,7 +95,7 @@ def qntz_data_sources() -> Iterable[records.DataSource]:
     """
 
 
-@_called_by("torchscript", "quantize", "verify")
+@_called_by("quantize", "verify")
 def qntz_metrics() -> Iterable[records.Metric]:
     """Figures of merit on labelled data.
 

@@ -26,18 +26,24 @@ Layers = Sequence[tuple[str, Mapping[str, Any]]]
 """The mappings that are merged over the groups, each with the place it comes from."""
 
 
-def compose_entry(conf: Path, choices: Mapping[str, str], layers: Layers) -> dict[str, Any]:
+def compose_entry(
+    conf: Path, choices: Mapping[str, str], layers: Layers, bases: dict[Any, DictConfig]
+) -> dict[str, Any]:
     """The composed, resolved and checked configuration, as plain containers.
 
     Args:
         conf: the folder with config.yaml and the groups. choices: the option of each group that is not the default.
+        bases: what was composed of conf alone, by choices, for entries that share them; filled here.
 
     Raises:
         ConfigError: an unknown key, a value of the wrong type or out of range, or an interpolation that fails.
     """
     place = functools.partial(_place, conf, choices, layers)
     try:
-        composed = _base(conf, tuple(sorted(choices.items())))
+        key = tuple(sorted(choices.items()))
+        if key not in bases:
+            bases[key] = _base(conf, key)
+        composed = bases[key]
         for _, values in layers:
             composed = OmegaConf.merge(composed, values)  # type: ignore[assignment]
         plain = OmegaConf.to_container(composed, resolve=True)
@@ -54,7 +60,6 @@ def compose_entry(conf: Path, choices: Mapping[str, str], layers: Layers) -> dic
     return plain  # type: ignore[return-value]
 
 
-@functools.cache
 def _base(conf: Path, choices: tuple[tuple[str, str], ...]) -> DictConfig:
     ConfigStore.instance().store("schema", _schema())
     with initialize_config_dir(str(conf.absolute()), version_base="1.3"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def _built(factory: Mapping[str, Any]) -> torch.nn.Module:
     module_name, _, attribute = target.rpartition(".")
     try:
         make = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+    except Exception as error:  # whatever a module of the user's does when it is imported
         raise ModelError(
             f"{target} cannot be imported",
             where="model.factory._target_",
@@ -90,7 +89,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             ) from error
     try:
         loaded = torch.load(str(path), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged file fails in many ways
         raise ModelError(
             "is no file of weights",
             where=str(path),
@@ -129,8 +128,13 @@ def _few(names: Iterable[str]) -> str:
 
 
 def _require_finite(module: torch.nn.Module, where: str) -> None:
+    parameters = {name for name, _ in module.named_parameters()}
     for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not tensor.is_floating_point():
+            continue
+        # a buffer may hold infinity: a mask that is added to scores
+        broken = torch.isnan(tensor).any() or (name in parameters and not torch.isfinite(tensor).all())
+        if broken:
             kind = "NaN" if torch.isnan(tensor).any() else "infinity"
             raise ModelError(f"{name} holds {kind}", where=where, do="Train or fetch the weights again.")
 
@@ -142,8 +146,9 @@ def in_order(module: torch.nn.Module, names: Sequence[str]) -> list[str]:
         ModelError: a name is no parameter of forward, or a parameter without default, or one between, has no input.
     """
     if isinstance(module, torch.jit.ScriptModule):
-        parameters = [a.name for a in module.forward.schema.arguments if a.name != "self"]
-        needed = [a.name for a in module.forward.schema.arguments if a.name != "self" and not a.has_default_value()]
+        arguments = module.forward.schema.arguments[1:]  # the first is the module itself
+        parameters = [argument.name for argument in arguments]
+        needed = [argument.name for argument in arguments if not argument.has_default_value()]
     else:
         signature = inspect.signature(module.forward).parameters
         plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -195,12 +200,24 @@ def run_model(module: torch.nn.Module, inputs: Arrays, order: Sequence[str]) -> 
     Raises:
         ModelError: forward raises; with the shapes that it was given.
     """
+    arrays = {}
+    for name, tensor in named_outputs(call(module, inputs, order)).items():
+        try:
+            arrays[name] = tensor.detach().numpy()
+        except (TypeError, RuntimeError) as error:  # bfloat16, sparse or complex views: NumPy has none
+            raise ModelError(
+                f"output {name!r} is {tensor.dtype}", why=one_line(error), do="Return float32 from forward."
+            ) from error
+    return arrays
+
+
+def call(module: torch.nn.Module, inputs: Arrays, order: Sequence[str]) -> Any:
+    """What forward returns for arrays by input name, without gradients; raises ModelError as `run_model`."""
     try:
         with torch.no_grad():
-            outputs = module(*tensors(inputs, order))
+            return module(*tensors(inputs, order))
     except Exception as error:
         shapes = ", ".join(f"{name} {inputs[name].dtype} {list(inputs[name].shape)}" for name in order)
         raise ModelError(
             "the model refuses its inputs", where=shapes, why=one_line(error), do="Check model.inputs and model.dims."
         ) from error
-    return {name: tensor.detach().numpy() for name, tensor in named_outputs(outputs).items()}

@@ -6,6 +6,7 @@ leading underscore marks a file that is no plugin), and installed distributions 
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
 import importlib.util
@@ -31,25 +32,47 @@ ENTRY_POINTS = "qntz"
 def builtin_files() -> list[Path]:
     """The files of the shipped plugins, sorted."""
     folder = Path(__file__).parent / "builtin"
-    return sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
+    return sorted(path for path in folder.glob("*.py") if path.is_file() and not path.name.startswith("_"))
 
 
 def local_files(root: Path) -> list[Path]:
     """The files of the project's own plugins, sorted."""
-    return sorted(path for path in (root / FOLDER).glob("*.py") if not path.name.startswith("_"))
+    return sorted(path for path in (root / FOLDER).glob("*.py") if path.is_file() and not path.name.startswith("_"))
 
 
-def load(root: Path) -> Plugins:
-    """Loads every plugin of the project at `root`.
+def hooks_of(tree: ast.Module) -> list[str] | None:
+    """The names of hooks that a plugin's file may define, import or assign; None where that cannot be told."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            if any(alias.name == "*" for alias in node.names):
+                return None
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return sorted(name for name in names if name.startswith("qntz_"))
+
+
+def concerns(hooks: Sequence[str] | None, stage: str) -> bool:
+    """Whether a plugin with these hooks (None: unknown) can change what a stage makes."""
+    return hooks is None or any(stage in hookspecs.CALLED_BY.get(hook, ()) for hook in hooks)
+
+
+def load(root: Path, stage: str | None = None) -> Plugins:
+    """Loads the plugins of the project at `root`; of its local ones only those that concern the
+    stage, where one is named: the others are no part of what it depends on.
 
     Raises:
-        PluginError: one does not load, or implements an unknown hook; with its file and line.
+        PluginError: one does not load, holds no hook, or implements an unknown one; with its file and line.
     """
     plugins = Plugins()
     for path in builtin_files():
         plugins.register(importlib.import_module(f"{BUILTIN}.{path.stem}"), f"builtin/{path.name}")
     for path in local_files(root):
-        plugins.register(_import_file(path, root), f"{FOLDER}/{path.name}")
+        if stage is None or _may_concern(path, stage):
+            plugins.register(_import_file(path, root), f"{FOLDER}/{path.name}")
     for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda e: e.name):
         try:
             module = entry.load()
@@ -57,6 +80,15 @@ def load(root: Path) -> Plugins:
             raise PluginError(f"plugin {entry.name!r} does not load", where=entry.value, why=one_line(error)) from error
         plugins.register(module, entry.name)
     return plugins
+
+
+def _may_concern(path: Path, stage: str) -> bool:
+    try:
+        hooks = hooks_of(ast.parse(path.read_bytes()))
+    except (SyntaxError, ValueError):
+        return True  # importing it gives the error
+    known = hooks is not None and bool(hooks) and set(hooks) <= set(hookspecs.CALLED_BY)
+    return concerns(hooks, stage) or not known  # what is wrong with a plugin is said by every stage
 
 
 def _import_file(path: Path, root: Path) -> ModuleType:
@@ -68,7 +100,7 @@ def _import_file(path: Path, root: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise PluginError(
             "the plugin does not load",
@@ -97,6 +129,7 @@ class Plugins:
 
     def register(self, plugin: ModuleType, provider: str) -> None:
         """Adds a module under its provider's name; raises PluginError for what is no hook of qntz."""
+        found = False
         for name, function in inspect.getmembers(plugin, inspect.isfunction):
             marked = hasattr(function, f"{hookspecs.PROJECT}_impl")
             if not marked and not (name.startswith("qntz_") and function.__module__ == plugin.__name__):
@@ -104,8 +137,15 @@ class Plugins:
             where = f"{provider}:{function.__code__.co_firstlineno}"
             if name not in hookspecs.CALLED_BY:
                 raise PluginError(f"unknown hook {name!r}", where=where, do=did_you_mean(name, hookspecs.CALLED_BY))
+            found = True
             if not marked:
                 raise PluginError(f"{name} is not marked as a hook", where=where, do="Put @qntz.hookimpl above it.")
+        if not found:
+            raise PluginError(
+                "the plugin holds no hook",
+                where=provider,
+                do="Mark a function with @qntz.hookimpl, or let the file's name begin with an underscore.",
+            )
         try:
             self._manager.register(plugin, name=provider)
         except (pluggy.PluginValidationError, ValueError) as error:

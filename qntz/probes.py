@@ -32,9 +32,28 @@ def probes_for(
 ) -> list[Arrays]:
     """The probes that a model's configuration asks for: from its file, or synthetic ones and then real samples."""
     if config.file is not None:
-        return read_probes(root / config.file, inputs, dims)
-    probes = make_probes(inputs, dims, config.count, config.seed)
-    return probes + data_probes(samples, inputs, dims, config.data)
+        probes = read_probes(root / config.file, inputs, dims)
+    else:
+        probes = make_probes(inputs, dims, config.count, config.seed)
+        probes += data_probes(samples, inputs, dims, config.data)
+    _require_variety(probes, inputs, dims)
+    return probes
+
+
+def _require_variety(probes: list[Arrays], inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig]) -> None:
+    """Raises DataError where a dynamic dimension has one size on all probes: a frozen size would not show."""
+    seen: dict[str, set[int]] = {}
+    for name, spec in inputs.items():
+        for axis, size in enumerate(spec.shape):
+            if isinstance(size, str):
+                seen.setdefault(size, set()).update(probe[name].shape[axis] for probe in probes)
+    for name, sizes in seen.items():
+        if dims[name].min < dims[name].max and len(sizes) < 2:
+            raise DataError(
+                f"dimension {name!r} is {sizes.pop()} on every probe",
+                where="model.probes",
+                do="Give probes of two or more sizes, since a frozen size would not show otherwise.",
+            )
 
 
 def make_probes(
@@ -44,8 +63,7 @@ def make_probes(
     rng = np.random.default_rng(seed)
     probes = []
     for index in range(count):
-        sizes = _example_sizes(dims) if index == 0 else _sizes(dims, index, rng)
-        sizes = _within_reach(sizes, inputs, dims)
+        sizes = _within_reach(_sizes(dims, index, rng), inputs, dims, smallest=index == 1)
         kind = "typical" if index % 2 == 0 else KINDS[1 + (index // 2) % (len(KINDS) - 1)]
         probes.append({name: _values(spec, sizes, kind, rng) for name, spec in inputs.items()})
     return probes
@@ -63,8 +81,11 @@ def _example_sizes(dims: Mapping[str, DimConfig]) -> dict[str, int]:
 
 
 def _sizes(dims: Mapping[str, DimConfig], index: int, rng: np.random.Generator) -> dict[str, int]:
-    if index == 1:
-        return {name: dim.min for name, dim in dims.items()}
+    example = _example_sizes(dims)
+    if index == 0:
+        return example
+    if index == 1:  # the smallest, or where the example has it already the next
+        return {n: dim.min if dim.min != example[n] else min(dim.min + 1, dim.max) for n, dim in dims.items()}
     if index == 2:
         return {name: dim.max for name, dim in dims.items()}
     return {
@@ -73,10 +94,12 @@ def _sizes(dims: Mapping[str, DimConfig], index: int, rng: np.random.Generator) 
 
 
 def _within_reach(
-    sizes: dict[str, int], inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig]
+    sizes: dict[str, int], inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig], *, smallest: bool
 ) -> dict[str, int]:
-    """The sizes, with the largest ones halved until no input has more than `LARGEST` elements."""
+    """The sizes, with the largest ones halved until no input has more than `LARGEST` elements; however large the inputs
+    are, only the probe of the smallest sizes goes down to them, and to a size of one."""
     sizes = dict(sizes)
+    least = {n: dim.min if smallest else min(dim.max, max(2, dim.min + 1)) for n, dim in dims.items()}
 
     def elements() -> int:
         return max(
@@ -84,10 +107,10 @@ def _within_reach(
         )
 
     while elements() > LARGEST:
-        name = max(sizes, key=lambda n: sizes[n] / dims[n].min, default=None)
-        if name is None or sizes[name] == dims[name].min:
+        name = max(sizes, key=lambda n: sizes[n] / least[n], default=None)
+        if name is None or sizes[name] <= least[name]:
             break
-        sizes[name] = max(dims[name].min, sizes[name] // 2)
+        sizes[name] = max(least[name], sizes[name] // 2)
     return sizes
 
 
@@ -121,13 +144,13 @@ def data_probes(
     probes = []
     for index in range(count):
         size = min(max(index + 1, low), high)
+        if probes:  # of large samples two at a time: enough for a frozen batch to show
+            each = max(array.size for array in probes[0].values()) // len(next(iter(probes[0].values())))
+            size = min(size, max(LARGEST // each, 2, low))
         group = list(itertools.islice(iterator, size))
         if len(group) < size or len({tuple(s[name].shape for name in inputs) for s in group}) > 1:
             break
-        probe = {name: np.stack([sample[name] for sample in group]) for name in inputs}
-        if max(array.size for array in probe.values()) > LARGEST and probes:
-            break
-        probes.append(probe)
+        probes.append({name: np.stack([sample[name] for sample in group]) for name in inputs})
     return probes
 
 

@@ -78,15 +78,25 @@ def checked(sample: Arrays, inputs: Mapping[str, InputConfig], dims: Mapping[str
 
 
 def batches(
-    samples: Iterable[Arrays], inputs: Mapping[str, InputConfig], batch_size: int
+    samples: Iterable[Arrays], inputs: Mapping[str, InputConfig], batch_size: int, least: int = 1
 ) -> Iterator[tuple[Arrays, np.ndarray | None]]:
-    """Batches of (inputs by name [n, ...], targets [n, ...] or None); samples of another shape start a new batch."""
+    """Batches of (inputs by name [n, ...], targets [n, ...] or None); samples of another shape start a new batch.
+
+    Raises:
+        DataError: a batch of fewer than `least` samples is left, or some samples have a target and others none.
+    """
     pending: list[Arrays] = []
 
     def shape(sample: Arrays) -> list[tuple[int, ...]]:
         return [sample[name].shape for name in inputs]
 
     def joined() -> tuple[Arrays, np.ndarray | None]:
+        if len(pending) < least:
+            raise DataError(
+                f"{len(pending)} samples are left, and the model takes {least} or more at a time",
+                where="data",
+                do="Give a number of samples that divides.",
+            )
         labelled = [s for s in pending if TARGET in s]
         if labelled and len(labelled) < len(pending):
             raise DataError(
@@ -104,7 +114,7 @@ def batches(
         yield joined()
 
 
-def largest_batch(batch_size: int, inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig]) -> int:
-    """`batch_size`, or the largest that the model's first dimension takes, where that is smaller."""
+def batch_range(inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig]) -> tuple[int, int]:
+    """The fewest and the most samples that the model's first dimension takes at a time."""
     first = next(iter(inputs.values())).shape[0]
-    return min(batch_size, first if isinstance(first, int) else dims[first].max)
+    return (first, first) if isinstance(first, int) else (dims[first].min, dims[first].max)

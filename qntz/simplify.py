@@ -53,12 +53,29 @@ def simplify(
         smaller, _ = onnxsim.simplify(model)
     except Exception as error:
         raise ExportError("onnxsim cannot simplify the graph", where=path.name, why=one_line(error)) from error
+    _lift_constants(smaller)
     smaller, told = apply_passes(smaller, passes, require, forbid)
     data = model_bytes(smaller, "simplified.onnx")
     parity = require_parity(
         ort.run_all(data, probes), golden, tolerance, "simplified.onnx", "Report it to onnxsim with model.onnx."
     )
     return Simplified(data, operators(model), operators(smaller), path.stat().st_size, told, parity)
+
+
+def _lift_constants(model: Any) -> None:
+    """Turns the main graph's Constant nodes that hold a tensor into initializers: a weight that is a plain attribute of
+    the model comes as a Constant, and only an initializer is quantized as a weight."""
+    kept = []
+    for node in model.graph.node:
+        values = [attribute.t for attribute in node.attribute if attribute.name == "value"]
+        if node.op_type == "Constant" and values:
+            values[0].name = node.output[0]
+            model.graph.initializer.append(values[0])
+        else:
+            kept.append(node)
+    if len(kept) < len(model.graph.node):
+        del model.graph.node[:]
+        model.graph.node.extend(kept)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ def work(job: Job) -> None:
     from qntz.errors import DataError
     from qntz.histograms import arrays_of
     from qntz.progress import Bar
-    from qntz.samples import batches, largest_batch, open_samples
+    from qntz.samples import batch_range, batches, open_samples
 
     model, config = job.config.model, job.config.calibrate
     if not config.needed:
@@ -24,18 +24,17 @@ def work(job: Job) -> None:
         )
     sources = job.plugins.records("qntz_data_sources")
     samples = open_samples(data, sources, model.inputs, model.dims, job.root, "model.data.calibrate")
-    size = largest_batch(config.batch_size, model.inputs, model.dims)
-    first = next(iter(model.inputs.values())).shape[0]
-    alone = first == 1 if isinstance(first, int) else model.dims[first].min == 1
+    least, most = batch_range(model.inputs, model.dims)
+    size = max(least, min(config.batch_size, most))
     with Bar(f"calibrate {job.name}") as progress:
         histograms = collect(
             job.of.simplified,
-            (inputs for inputs, _ in batches(samples, model.inputs, size)),
+            (inputs for inputs, _ in batches(samples, model.inputs, size, least)),
             workers=config.workers,
             stride=config.stride,
             progress=progress,
             total=-(-data["count"] // size) if "count" in data else None,
-            split=alone,
+            split=least == 1,
         )
     write_npz(job.of.histograms, arrays_of(histograms))
     return job.say(f"{len(histograms)} tensors")

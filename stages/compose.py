@@ -6,9 +6,11 @@ from pathlib import Path
 
 from qntz.compose import compose
 from qntz.errors import QntzError
+from stages.parent import die_with_parent
 
 
 def main() -> int:
+    die_with_parent()
     gc.disable()  # a short process: collecting costs it a tenth of its time
     try:
         result = compose(Path.cwd())

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import gc
 import os
-import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from qntz import plugins
 from qntz.artifacts import EnginePaths, ModelPaths, composed_path
-from qntz.config import ENGINE_STAGES, granted
-from qntz.errors import ArtifactError, ConfigError, QntzError, UsageError
+from qntz.config import ENGINE_STAGES, NAME, granted
+from qntz.errors import ArtifactError, ConfigError, QntzError, UsageError, one_line
+from stages.parent import die_with_parent
 
-PR_SET_PDEATHSIG = 1
+if TYPE_CHECKING:
+    from qntz.plugins import Plugins
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,10 @@ class Job:
         return self.of.engine(self.name)
 
     @functools.cached_property
-    def plugins(self) -> plugins.Plugins:
-        return plugins.load(self.root)
+    def plugins(self) -> Plugins:
+        from qntz.plugins import load
+
+        return load(self.root, self.stage)
 
     def say(self, text: str) -> None:
         print(f"{self.stage} {self.name}: {text}")
@@ -53,7 +52,7 @@ class Job:
 
 def run(stage: str, work: Callable[[Job], None]) -> NoReturn:
     """Runs a stage for the entry that the command line names, and exits: 0, 1 for a failure, 2 for wrong usage."""
-    _die_with_parent()
+    die_with_parent()
     _fix_hash_seed(stage)
     gc.set_threshold(200_000, 20, 20)  # collecting while it imports costs a stage a sixth of its CPU time
     debug = "--debug" in sys.argv
@@ -78,8 +77,7 @@ def _guarded(job: Job, work: Callable[[Job], None], debug: bool) -> None:
     try:
         work(job)
     except QntzError as error:
-        for provider, hint in job.plugins.explanations(error):
-            print(f"hint ({provider}): {hint}", file=sys.stderr)
+        _explain(job, error)
         raise
     except Exception as error:
         if debug:
@@ -93,8 +91,21 @@ def _guarded(job: Job, work: Callable[[Job], None], debug: bool) -> None:
         ) from error
 
 
+def _explain(job: Job, error: QntzError) -> None:
+    """Prints the plugins' hints; a plugin that fails at it is named and must not hide the error itself."""
+    from qntz.plugins import load
+
+    try:
+        for provider, hint in load(job.root).explanations(error):
+            print(f"hint ({provider}): {hint}", file=sys.stderr)
+    except Exception as failure:
+        print(f"no hints: {one_line(failure)}", file=sys.stderr)
+
+
 def job_of(stage: str, name: str) -> Job:
     root = Path.cwd()
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name", do="Give the name of an entry of params.yaml.")
     path = composed_path(root, "engines" if stage in ENGINE_STAGES else "models", name)
     try:
         composed = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -102,6 +113,12 @@ def job_of(stage: str, name: str) -> Job:
         raise ArtifactError(
             f"no entry {name!r}", where="params.yaml", do="Add it, or run `dvc repro compose` from the project's root."
         ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            "is damaged", where=str(path), why=one_line(error), do="Run `dvc repro compose`."
+        ) from error
+    if not isinstance(composed, dict) or "inputs" not in composed:
+        raise ArtifactError("is damaged", where=str(path), do="Run `dvc repro compose`.")
     if composed.get("error"):
         raise ConfigError(**composed["error"])
     paths = ModelPaths(root, composed.get("model_name", name))
@@ -116,31 +133,3 @@ def _fix_hash_seed(stage: str) -> None:
             [sys.executable, "-m", f"stages.{stage}", *sys.argv[1:]],
             {**os.environ, "PYTHONHASHSEED": "0"},
         )
-
-
-def _die_with_parent() -> None:
-    """A stage must not go on writing when dvc was killed: Linux sends SIGKILL when the parent ends, and a thread
-    looks after the process above it, for shells that stay between dvc and the stage."""
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-    above = _parent_of(parent)
-    if above is None or above <= 1:
-        return
-
-    def watch() -> None:
-        while _parent_of(parent) == above:
-            time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _parent_of(pid: int) -> int | None:
-    """The parent of a process, from /proc; None where there is no /proc."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return None

@@ -6,7 +6,7 @@ from typing import Any
 
 from qntz.errors import ConfigError, did_you_mean
 from qntz.records import Arrays, Metric
-from qntz.samples import TEST_BATCH, batches, largest_batch, open_samples
+from qntz.samples import TEST_BATCH, batch_range, batches, open_samples
 from stages.entry import Job
 
 
@@ -22,7 +22,8 @@ def test_samples(job: Job) -> list[Arrays]:
 def test_batches(job: Job, samples: list[Arrays]) -> list[tuple[Arrays, Any]]:
     """The samples in batches, the same in every stage: (inputs by name, targets or None)."""
     model = job.config.model
-    return list(batches(samples, model.inputs, largest_batch(TEST_BATCH, model.inputs, model.dims)))
+    least, most = batch_range(model.inputs, model.dims)
+    return list(batches(samples, model.inputs, max(least, min(TEST_BATCH, most)), least))
 
 
 def metric(job: Job) -> Metric | None:

@@ -5,9 +5,9 @@ from stages.entry import Job, run
 
 def work(job: Job) -> None:
     from qntz.artifacts import CAPTURED_MODULE, write_bytes, write_json, write_runs
-    from qntz.model import in_order, load_model, run_model
+    from qntz.model import in_order, load_model
     from qntz.probes import probes_for
-    from qntz.torchscript import archive_bytes, capture, record, rewritten
+    from qntz.torchscript import archive_bytes, capture, record, reference_outputs, rewritten
     from stages.testdata import test_batches, test_samples
 
     model, config = job.config.model, job.config.torchscript
@@ -20,7 +20,7 @@ def work(job: Job) -> None:
     captured = capture(
         module, probes[0], probes[1:], dims=model.dims, method=config.method, tolerance=config.tolerance, original=eager
     )
-    reference = [run_model(eager, inputs, order) for inputs, _ in test_batches(job, samples)]
+    reference = reference_outputs(eager, [inputs for inputs, _ in test_batches(job, samples)], order)
     write_bytes(job.of.captured / CAPTURED_MODULE, archive_bytes(captured.module))
     write_runs(job.of.probes, probes)
     write_runs(job.of.golden, captured.golden)

@@ -82,8 +82,7 @@ def test_what_a_plugin_imports_counts_too(project: Path) -> None:
         "from qntz import hookimpl\nfrom plugins._angles import LIMIT\n\n@hookimpl\ndef qntz_metrics():\n    return []\n"
     )
     edit = replace("plugins/_angles.py", "LIMIT = 1", "LIMIT = 2")
-    wanted = {(m, "torchscript") for m in MODELS} | {(e, s) for e in ENGINES for s in ("quantize", "verify")}
-    assert changed(project, edit) == wanted
+    assert changed(project, edit) == {(e, s) for e in ENGINES for s in ("quantize", "verify")}
 
 
 def test_calibration_data(project: Path) -> None:
@@ -114,10 +113,9 @@ def test_a_module_that_the_model_imports_in_a_function(project: Path) -> None:
 def test_extra_inputs(project: Path) -> None:
     (project / "table.txt").write_text("1")
     (project / "conf/model/digits.yaml").open("a").write("extra_inputs: ['*.txt']\n")
-    assert changed(project, lambda p: (p / "table.txt").write_text("2")) == {
-        ("digits", "check"),
-        ("digits", "torchscript"),
-    }
+    wanted = {("digits", stage) for stage in ("check", "torchscript", "calibrate")}
+    wanted |= {(e, s) for e in ENGINES if e.startswith("digits") for s in ("quantize", "verify")}
+    assert changed(project, lambda p: (p / "table.txt").write_text("2")) == wanted
 
 
 @pytest.mark.parametrize(
@@ -135,6 +133,93 @@ def test_extra_inputs(project: Path) -> None:
 def test_what_no_stage_depends_on(project: Path, edit: Callable[[Path], None]) -> None:
     (project / "README.md").write_text("read me")
     assert changed(project, edit) == set()
+
+
+def write(path: str, text: str) -> Callable[[Path], None]:
+    def edit(project: Path) -> None:
+        (project / path).parent.mkdir(parents=True, exist_ok=True)
+        (project / path).write_text(text)
+
+    return edit
+
+
+CAPTURED = {("digits", "check"), ("digits", "torchscript")}
+
+
+@pytest.mark.parametrize(
+    ("given", "statement", "edit"),
+    [
+        (
+            {"extra/parts.py": "A = 1"},
+            "if not TYPE_CHECKING:\n    import extra.parts",
+            write("extra/parts.py", "A = 2"),
+        ),
+        (
+            {"extra/__init__.py": "__all__ = ['parts']", "extra/parts.py": "A = 1"},
+            "from extra import *",
+            write("extra/parts.py", "A = 2"),
+        ),
+        ({"extra/_c.so": "one"}, "from extra import _c", write("extra/_c.so", "two")),
+        (
+            {},
+            "def f(x):\n    # type: (Tensor) -> Tensor\n    return x",
+            replace("examples/digits/model.py", "(Tensor) ->", "(int) ->"),
+        ),
+    ],
+    ids=["not-type-checking", "star", "extension", "type-comment"],
+)
+def test_what_is_easily_missed_in_a_models_source(project: Path, given: dict, statement: str, edit) -> None:
+    for path, text in given.items():
+        write(path, text)(project)
+    append("examples/digits/model.py", f"\n{statement}\n")(project)
+    assert changed(project, edit) == CAPTURED
+
+
+def test_a_file_that_the_factory_names(project: Path) -> None:
+    write("extra/net.json", "{}")(project)
+    replace("conf/model/digits.yaml", "width: 32", "width: 32, config: extra/net.json")(project)
+    assert changed(project, write("extra/net.json", "{1}")) == CAPTURED
+
+
+def test_a_glob_and_a_nested_target_of_a_data_source(project: Path) -> None:
+    write("extra/a.npy", "1")(project)
+    write("extra/scale.py", "A = 1")(project)
+    named = "files: 'extra/*.npy', transform: {_target_: extra.scale.f}, file: examples/digits/data/train.npz"
+    replace("conf/model/digits.yaml", "file: examples/digits/data/train.npz", named)(project)
+    assert changed(project, write("extra/b.npy", "2")) == {("digits", "calibrate")}
+    assert changed(project, write("extra/scale.py", "A = 2")) == {("digits", "calibrate")}
+
+
+def test_the_order_of_the_inputs(project: Path) -> None:
+    text = (project / "conf/model/rows.yaml").read_text().splitlines(keepends=True)
+    rows, mask = (next(i for i, line in enumerate(text) if line.startswith(f"  {n}:")) for n in ("rows", "mask"))
+    text[rows], text[mask] = text[mask], text[rows]
+    reached = changed(project, write("conf/model/rows.yaml", "".join(text)))
+    assert {("rows", stage) for stage in ("check", "torchscript", "export", "calibrate")} <= reached
+
+
+def test_hooks_that_a_plugin_imports(project: Path) -> None:
+    write("extra/hooks.py", "def f():\n    return []\n")(project)
+    text = (
+        "from qntz import hookimpl\ntry:\n    from extra.hooks import f as qntz_rules\nexcept ImportError:\n    raise\n"
+    )
+    write("plugins/z.py", text)(project)
+    assert changed(project, write("extra/hooks.py", "def f():\n    return ()\n")) == {(m, "check") for m in MODELS}
+
+
+def test_an_editable_distribution_with_its_egg_info_is_followed_as_source(project: Path, tmp_path, monkeypatch) -> None:
+    import json
+    import sys
+
+    source, site = tmp_path / "lib" / "src", tmp_path / "site"
+    write("lib/src/acme/__init__.py", "A = 1")(tmp_path)
+    write("lib/src/acme.egg-info/PKG-INFO", "Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")(tmp_path)
+    write("lib/src/acme.egg-info/top_level.txt", "acme\n")(tmp_path)
+    write("site/acme-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")(tmp_path)
+    write("site/acme-1.0.dist-info/direct_url.json", json.dumps({"url": "", "dir_info": {"editable": True}}))(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(source), str(site), *sys.path])
+    append("examples/digits/model.py", "\nimport acme\n")(project)
+    assert changed(project, lambda _: (source / "acme/__init__.py").write_text("A = 2")) == CAPTURED
 
 
 def test_another_place_and_touching_change_nothing(project: Path, tmp_path_factory) -> None:

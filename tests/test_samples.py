@@ -10,7 +10,7 @@ import pytest
 from qntz.config import DimConfig, InputConfig
 from qntz.errors import DataError
 from qntz.records import DataSource
-from qntz.samples import batches, checked, largest_batch, open_samples
+from qntz.samples import batch_range, batches, checked, open_samples
 
 INPUTS = {
     "rows": InputConfig(shape=["batch", "length", 3]),
@@ -92,6 +92,20 @@ def test_batches_without_targets_have_none():
 
 
 def test_the_batch_is_cut_to_what_the_model_takes():
-    assert largest_batch(32, INPUTS, DIMS) == 6
-    assert largest_batch(5, INPUTS, DIMS) == 5
-    assert largest_batch(8, {"x": InputConfig(shape=[2, 3])}, {}) == 2
+    least, most = batch_range(INPUTS, DIMS)
+    assert (least >= 1, most) == (True, 6)
+    assert batch_range({"x": InputConfig(shape=[2, 3])}, {}) == (2, 2)
+
+
+def test_a_rest_that_makes_no_batch_is_refused() -> None:
+    samples = [{"x": np.zeros(3, np.float32)} for _ in range(5)]
+    inputs = {"x": InputConfig(shape=[2, 3])}
+    with pytest.raises(DataError, match="1 samples are left, and the model takes 2 or more at a time"):
+        list(batches(samples, inputs, 2, 2))
+    assert [len(b["x"]) for b, _ in batches(samples[:4], inputs, 2, 2)] == [2, 2]
+
+
+def test_targets_on_some_samples_only_are_refused() -> None:
+    samples = [{"x": np.zeros(3, np.float32), "target": np.int64(1)}, {"x": np.zeros(3, np.float32)}]
+    with pytest.raises(DataError, match="1 of 2 samples have no 'target'"):
+        list(batches(samples, {"x": InputConfig(shape=["n", 3])}, 2))

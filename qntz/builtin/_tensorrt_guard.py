@@ -25,13 +25,15 @@ def guard(path: Path) -> None:
 
     Raises:
         ArtifactError: there is no such file, or it is no ONNX.
-        BackendError: the graph has no nodes; an input or output is float64; a weight is NaN or infinite.
+        BackendError: the graph has no nodes; an input or output is float64, or a node computes in it; a
+            weight is NaN or infinite.
     """
     import onnx
 
     from qntz.graph import read_model
 
-    graph = read_model(path).graph
+    model = read_model(path)
+    graph = model.graph
     if not graph.node:
         do = "Export a model that computes something."
         raise BackendError("the graph is empty", where=str(path), why="it has no nodes", do=do)
@@ -44,7 +46,30 @@ def guard(path: Path) -> None:
                     why="TensorRT has no float64 and would take it for float32",
                     do="Cast it to float32 in the model.",
                 )
+    _require_no_double(model, path)
     _require_finite(graph, path)
+
+
+def _require_no_double(model: onnx.ModelProto, path: Path) -> None:
+    """Refuses float64 that is computed with; a constant of it that is only cast away does no harm."""
+    import onnx
+
+    double = onnx.TensorProto.DOUBLE
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+    except onnx.shape_inference.InferenceError:  # an operator that ONNX does not know: the parser names it
+        inferred = model.graph
+    names = {value.name for value in inferred.value_info if value.type.tensor_type.elem_type == double}
+    for graph in _graphs(model.graph):
+        for node in graph.node:
+            cast = node.op_type == "Cast" and any(a.name == "to" and a.i == double for a in node.attribute)
+            if cast or (node.op_type not in ("Constant", "Cast") and names & set(node.output)):
+                raise BackendError(
+                    f"{node.op_type} {node.name!r} computes in float64",
+                    where=str(path),
+                    why="TensorRT has no float64 and would take it for float32",
+                    do="Compute in float32 in the model, or build with the backend onnxruntime.",
+                )
 
 
 def _require_finite(graph: onnx.GraphProto, path: Path) -> None:

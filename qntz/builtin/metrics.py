@@ -37,7 +37,8 @@ def top5(outputs: Arrays, targets: np.ndarray) -> float:
     """
     scores = _scores(outputs, targets)
     own = np.take_along_axis(scores, targets[..., None], axis=-1)
-    return float(np.mean((scores >= own).sum(-1) <= 5))
+    better = ~(scores < own)  # so that NaN counts as better, and a target whose own score is NaN as lost
+    return float(np.mean((better.sum(-1) <= 5) & np.isfinite(own[..., 0])))
 
 
 def same_class(outputs: Arrays, others: Arrays) -> float:

@@ -193,6 +193,7 @@ class TensorRTBackend:
         return EngineRunner(self._module(), plan)
 
     def _set_options(self, trt: ModuleType, options: Any, config: EngineConfig) -> None:
+        options.clear_flag(trt.BuilderFlag.TF32)  # on by default, though the graph says float32
         if config.workspace_bytes is not None:
             options.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_bytes)
         if config.optimization_level is not None:

@@ -142,7 +142,14 @@ def _int8(
     ranges, zero = thresholds(wanted, histograms, methods[config.method], config.options)
     skipped.update(zero)
     chosen = [candidate for candidate in wanted if candidate.node not in zero]
-    notes = () if chosen else ("no node is quantized",)
+    if not chosen and not excluded:
+        reasons = sorted(set(skipped.values()))
+        raise QuantizeError(
+            "int8 would quantize nothing",
+            why="; ".join(reasons) or "the graph has no Conv, ConvTranspose, Gemm or MatMul",
+            do="Choose another precision.",
+        )
+    notes = () if chosen else ("every node is excluded: nothing is quantized",)
     result = {
         "method": config.method,
         "ranges": ranges,

@@ -59,6 +59,7 @@ def _with_pairs(model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Map
 
     if not chosen:
         return model
+    _require_free_names(model.graph, [*ranges, *(c.weight for c in chosen if c.weight is not None)])
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     add_infer_metadata(copy)  # types are inferred already; without this mark it would write the model to a file for it
@@ -84,6 +85,22 @@ def _with_pairs(model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Map
         ).quantize_model()
     except Exception as error:
         raise QuantizeError("ONNX Runtime's quantizer refuses the graph", where="int8", why=one_line(error)) from error
+
+
+def _require_free_names(graph: onnx.GraphProto, tensors: Sequence[str]) -> None:
+    """Refuses a graph that has a name which the quantizer gives to its own: it would take the model's for it."""
+    taken = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    taken |= {name for node in graph.node for name in node.output}
+    endings = ("_scale", "_zero_point", "_quantized", "_QuantizeLinear_Input", "_QuantizeLinear_Output")
+    for tensor in tensors:
+        for ending in (*endings, "_DequantizeLinear_Output"):
+            if tensor + ending in taken:
+                raise QuantizeError(
+                    f"the name {tensor + ending!r} is taken",
+                    where="int8",
+                    why=f"it is what the quantizer calls a part of {tensor!r}",
+                    do="Rename that parameter or buffer of the model.",
+                )
 
 
 def _dequantized(tensor: str) -> str:

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from qntz.compare import Difference, require_parity
 from qntz.config import DimConfig
 from qntz.errors import CaptureError, ModelError, ParityError, one_line
-from qntz.model import in_order, run_model, tensors
+from qntz.model import call, in_order, named_outputs, run_model, tensors
 from qntz.records import Arrays, RewriteProof
+
+METHODS = {"trace": "the traced module", "script": "the scripted module", "saved": "the saved module"}
 
 
 @dataclass(frozen=True)
@@ -61,35 +64,55 @@ def capture(
     order = in_order(eager, list(example_inputs))
     inputs = [example_inputs, *probes]
     golden = [run_model(eager, one, order) for one in inputs]
-    _require_sane(eager, inputs, golden, order)
+    _require_sane(golden)
+    _require_repeatable(run_model(eager, example_inputs, order), golden[0])
+    raw = call(eager, example_inputs, order)
+    flat = isinstance(raw, torch.Tensor) or (type(raw) is tuple)
     if isinstance(module, torch.jit.ScriptModule):
         script, why, method, caught = module, "the model came as a saved TorchScript file", "saved", []
     else:
         script, why = None, f"torchscript.method is {method}"
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            script = _traced(module, example_inputs, order) if method == "trace" else _scripted(module)
-    outputs = [_run(script, one, order, method) for one in inputs]
-    try:
-        parity = require_parity(
-            outputs, golden, tolerance, f"the {method}d module" if method != "script" else "the scripted module"
+            if method == "trace":
+                script = _traced(module if flat else _Flat(module), example_inputs, order)
+            else:
+                script = _scripted(module)
+    if not flat and method != "trace":
+        raise CaptureError(
+            f"forward returns a {type(raw).__name__}, which the ONNX exporter takes from a traced model only",
+            do="Return a tensor or a tuple of tensors, or set torchscript.method to trace.",
         )
+    outputs = [_run(script, one, order, method, list(golden[0])) for one in inputs]
+    try:
+        parity = require_parity(outputs, golden, tolerance, METHODS[method])
     except ParityError as error:
-        other = "script" if method == "trace" else "trace"
+        advice = {"trace": "Set torchscript.method to script, or r", "script": "Set torchscript.method to trace, or r"}
         raise CaptureError(
             f"{method} captures another model",
             why=error.why,
-            do=f"Set torchscript.method to {other}, or rewrite what depends on the input's values or sizes.",
+            do=f"{advice.get(method, 'R')}ewrite what depends on the input's values or sizes.",
         ) from error
     told = sorted({str(w.message).splitlines()[0] for w in caught if issubclass(w.category, torch.jit.TracerWarning)})
     return Captured(script, method, why, tuple(order), golden, parity, tuple(told))
 
 
+class _Flat(torch.nn.Module):
+    """A model whose dict, list or named tuple of outputs comes as a plain tuple, in its order."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(named_outputs(self.model(*inputs)).values())
+
+
 def _traced(module: torch.nn.Module, example: Arrays, order: Sequence[str]) -> torch.jit.ScriptModule:
     try:
         with torch.no_grad():
-            # strict=False lets dict outputs through; check_trace only repeats the example, the probes do more
-            return torch.jit.trace(module, tensors(example, order), strict=False, check_trace=False)
+            # check_trace only repeats the example, the probes do more
+            return torch.jit.trace(module, tensors(example, order), check_trace=False)
     except Exception as error:
         raise CaptureError(
             "the model cannot be traced", why=one_line(error), do="Set torchscript.method to script."
@@ -110,9 +133,12 @@ def _scripted(module: torch.nn.Module) -> torch.jit.ScriptModule:
         ) from error
 
 
-def _run(script: torch.jit.ScriptModule, inputs: Arrays, order: Sequence[str], method: str) -> Arrays:
+def _run(
+    script: torch.jit.ScriptModule, inputs: Arrays, order: Sequence[str], method: str, names: Sequence[str]
+) -> Arrays:
+    """The capture's outputs under the eager model's names, which a tuple has lost."""
     try:
-        return run_model(script, inputs, order)
+        outputs = list(run_model(script, inputs, order).values())
     except ModelError as error:
         raise CaptureError(
             f"{method} captures a model that refuses inputs which the eager model takes",
@@ -120,19 +146,40 @@ def _run(script: torch.jit.ScriptModule, inputs: Arrays, order: Sequence[str], m
             why=error.why,
             do="A size was frozen: set torchscript.method to script, or take sizes from x.shape as they are.",
         ) from error
+    if len(outputs) != len(names):
+        raise CaptureError(f"{method} captures {len(outputs)} outputs, the eager model has {len(names)}")
+    return dict(zip(names, outputs, strict=True))
 
 
-def _require_sane(
-    eager: torch.nn.Module, inputs: Sequence[Arrays], golden: Sequence[Arrays], order: Sequence[str]
-) -> None:
-    import numpy as np
+def reference_outputs(eager: torch.nn.Module, batches: Sequence[Arrays], order: Sequence[str]) -> list[Arrays]:
+    """The eager model's outputs on the test data, by name, batch by batch; raises ModelError where they hold NaN."""
+    outputs = [run_model(eager, inputs, order) for inputs in batches]
+    _require_numbers(outputs, "batch of test data")
+    return outputs
 
-    for probe, outputs in enumerate(golden):
+
+def _require_numbers(runs: Sequence[Arrays], inputs: str) -> None:
+    for index, outputs in enumerate(runs):
         for name, array in outputs.items():
             if array.dtype.kind == "f" and np.isnan(array).any():
-                raise ModelError(f"the model's own output {name!r} holds NaN on probe {probe}", do="Check its weights.")
-    again = run_model(eager, inputs[0], order)
-    if any(not np.array_equal(again[name], array) for name, array in golden[0].items()):
+                raise ModelError(
+                    f"the model's own output {name!r} holds NaN on {inputs} {index}", do="Check its weights."
+                )
+
+
+def _require_sane(golden: Sequence[Arrays]) -> None:
+    _require_numbers(golden, "probe")
+    for name in golden[0]:
+        if all(outputs[name].size == 0 for outputs in golden):
+            raise ModelError(
+                f"output {name!r} is empty on every probe",
+                why="what is never computed cannot be compared",
+                do="Give probes that fill it (model.probes.file), or test data.",
+            )
+
+
+def _require_repeatable(again: Arrays, first: Arrays) -> None:
+    if any(not np.array_equal(again[name], array) for name, array in first.items()):
         raise ModelError(
             "the model is not deterministic",
             why="the same input gave two outputs",

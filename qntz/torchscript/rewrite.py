@@ -149,8 +149,13 @@ def _worst_error(replacement: torch.nn.Module, calls: Sequence[tuple[Any, Any, A
         )
     worst = 0.0
     for args, kwargs, output in calls:
-        with torch.no_grad():
-            given = named_outputs(replacement(*args, **kwargs))
+        try:
+            with torch.no_grad():
+                given = named_outputs(replacement(*args, **kwargs))
+        except Exception as error:
+            raise PluginError(
+                f"the replacement of rewrite {name!r} does not take what {path} takes", why=one_line(error)
+            ) from error
         for key, wanted in named_outputs(output).items():
             worst = max(worst, relative_error(given[key].numpy(), wanted.numpy()) if key in given else float("inf"))
     return worst

@@ -180,7 +180,6 @@ def test_a_score_that_is_nan_does_not_pass() -> None:
         ({"y": np.array([[np.nan, 1.0]])}, "where the eager model does not: output 'y' on probe 0 holds NaN in 1"),
         ({"y": np.array([[1.0, np.inf]])}, "yields infinity where the eager model does not"),
         ({"y": np.zeros((1, 3))}, "output 'y' on probe 0 has shape [1, 3] instead of [1, 2]"),
-        ({"z": np.zeros((1, 2))}, "lacks an output: no output 'y' on probe 0"),
     ],
 )
 def test_broken_outputs_are_refused_whatever_the_metric_says(got: Arrays, text: str) -> None:
@@ -189,3 +188,36 @@ def test_broken_outputs_are_refused_whatever_the_metric_says(got: Arrays, text: 
     figures = measure(run, [{}], [y([1, 1])], [({}, np.ones(1))], reference, ACCURACY)
     assert figures.score == figures.score_eager == 1.0
     assert text in refusal(figures, metric=ACCURACY)
+
+
+def test_an_output_that_is_missing_is_named() -> None:
+    with pytest.raises(ParityError, match="lacks an output: no output 'y'"):
+        measure(run_of([{"z": np.zeros((1, 2))}]), [{}], [y([1, 1])], [], [], None)
+
+
+def test_outputs_come_in_the_eager_models_order() -> None:
+    golden = [{"a": np.array([[0.0, 1.0]]), "b": np.array([[1.0, 0.0]])}]
+    figures = measure(run_of([dict(reversed(golden[0].items()))]), [{}], golden, [], [], None)
+    assert list(figures.outputs[0]) == ["a", "b"]
+    assert figures.agreement == 1.0
+
+
+def test_what_no_metric_judges_is_held_to_sqnr_and_to_equal_elements() -> None:
+    """The metric reads the first output; a second that is broken on the test data, and a third of integers, count too."""
+    good = {"y": np.array([[0.0, 1.0]]), "z": np.array([[1.0, 2.0]]), "ids": np.array([[3, 4]])}
+    for name, broken, message in (
+        ("z", np.array([[np.nan, 2.0]]), "output 'z' on batch of test data 0 holds NaN"),
+        ("z", np.array([[-7.0, -14.0]]), "SQNR of output 'z' is -18.06 dB"),  # noise 8 times the signal
+        ("ids", np.array([[3, 0]]), "0.5000 of output 'ids' is equal"),
+    ):
+        run = run_of([good, {**good, name: broken}])
+        figures = measure(run, [{}], [good], [({}, np.ones(1, int))], [good], ACCURACY)
+        assert figures.score == 1.0
+        assert message in refusal(figures, metric=ACCURACY)
+
+
+def test_fp32_is_held_to_the_test_data_too() -> None:
+    good, off = {"y": np.array([[0.0, 1.0]])}, {"y": np.array([[0.0, -1.0]])}
+    figures = measure(run_of([good, off]), [{}], [good], [({}, np.ones(1, int))], [good], ACCURACY)
+    with pytest.raises(ParityError, match="output 'y' on batch of test data 0 is off by 2 of its largest"):
+        gate(figures, "fp32", ToleranceConfig(), ACCURACY, "x")

@@ -1,0 +1,69 @@
+"""A stage ends with the `dvc` that started it: killed or not, nothing goes on writing behind its back."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Lets Linux send SIGKILL when the parent ends, and watches the `dvc` above a shell that may stand between.
+
+    A process whose `dvc` is gone already, in the moments before this call, ends at once.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if "DVC_STAGE" not in os.environ:
+        return  # started by hand
+    ancestors = _ancestors()
+    above = next((pid for pid in ancestors if _is_dvc(pid)), None)
+    if above is None and len(ancestors) <= 2:  # nothing but the shell and what takes orphans in
+        os._exit(1)
+    if above is None:
+        return
+    started = _started(above)
+
+    def watch() -> None:
+        while _started(above) == started:
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _ancestors() -> list[int]:
+    """The process ids above this one, the parent first."""
+    found: list[int] = []
+    pid = os.getppid()
+    while pid > 0:
+        found.append(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+    return found
+
+
+def _is_dvc(pid: int) -> bool:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(part.rsplit(b"/", 1)[-1] in (b"dvc", b"dvc.exe") for part in command)
+
+
+def _started(pid: int) -> str | None:
+    """When a process was started, in the kernel's ticks; None where it is gone or only waited for."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
