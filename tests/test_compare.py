@@ -26,6 +26,26 @@ def test_nan_and_infinity_must_stand_in_the_same_places() -> None:
     assert relative_error(np.array([-np.inf, 1.0]), np.array([np.inf, 1.0])) == math.inf
 
 
+def test_integers_are_equal_or_not_and_dtypes_count() -> None:
+    assert relative_error(np.array([50000, 120]), np.array([50000, 123])) == math.inf
+    assert relative_error(np.array([2**53 + 1]), np.array([2**53])) == math.inf
+    assert relative_error(np.array([True, False]), np.array([True, False])) == 0
+    assert relative_error(np.float16([1.0]), np.float32([1.0])) == math.inf
+    assert relative_error(np.array([1 + 5j]), np.array([1 - 3j])) == pytest.approx(8 / math.sqrt(10))
+
+
+def test_an_output_is_held_against_its_largest_magnitude_on_any_probe() -> None:
+    """On a probe where the output is rounding noise, noise is no error."""
+    expected = [{"y": np.array([100.0])}, {"y": np.array([0.0])}]
+    actual = [{"y": np.array([100.0])}, {"y": np.array([1e-6])}]
+    assert worst_difference(actual, expected).error == pytest.approx(1e-8)
+
+
+def test_a_tolerance_that_is_no_number_lets_nothing_through() -> None:
+    with pytest.raises(ParityError):
+        require_parity([{"y": np.array([1.1])}], [{"y": np.array([1.0])}], math.nan, "x")
+
+
 def test_sqnr() -> None:
     signal = np.array([3.0, 4.0])
     assert sqnr_db(signal + np.array([0.3, 0.4]), signal) == pytest.approx(20)

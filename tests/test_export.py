@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from qntz import ort
 from qntz.config import InputConfig
-from qntz.errors import ExportError, ParityError, PluginError, RewriteError
+from qntz.errors import CaptureError, ExportError, ParityError, PluginError, RewriteError
 from qntz.export import dynamic_axes, export
 from qntz.model import run_model
 from qntz.records import GraphPass, Provided, Symbolic
-from qntz.torchscript import archive_bytes
+from qntz.torchscript import archive_bytes, capture
 
 INPUTS = {"x": InputConfig("float32", ["batch", "length"])}
 RNG = np.random.default_rng(3)
@@ -176,3 +176,27 @@ def test_outputs_named_after_the_input_dimension_they_follow() -> None:
     probes = [{"x": np.zeros(s, np.float32)} for s in ((2, 3), (4, 3), (3, 5))]
     outputs = [{"y": np.zeros((p["x"].shape[1], 2, p["x"].shape[0] + 1))} for p in probes]
     assert dynamic_axes(INPUTS, probes, outputs) == {"x": {0: "batch", 1: "length"}, "y": {0: "length", 2: "y_2"}}
+
+
+class Named(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"twice": x * 2, "sum": x.sum(1)}
+
+
+class Listed(nn.Module):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x * 2, x.sum(1)]
+
+
+@pytest.mark.parametrize(("net", "names"), [(Named(), ["twice", "sum"]), (Listed(), ["output_0", "output_1"])])
+def test_a_dict_or_list_of_outputs_is_traced_and_exported_under_its_names(net: nn.Module, names: list[str]) -> None:
+    captured = capture(net, PROBES[0], PROBES[1:])
+    exported = export(captured.module, INPUTS, PROBES, captured.golden)
+    model = onnx.load_from_string(exported.data)
+    assert [output.name for output in model.graph.output] == names
+    got = ort.run_all(exported.data, [PROBES[1]])[0]
+    np.testing.assert_array_equal(got[names[0]], PROBES[1]["x"] * 2)
+    with pytest.raises(
+        CaptureError, match=r"forward returns a (dict|list), which the ONNX exporter takes from a traced"
+    ):
+        capture(net, PROBES[0], PROBES[1:], method="script")

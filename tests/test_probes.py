@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from qntz.artifacts import write_npz
-from qntz.config import DimConfig, InputConfig
+from qntz.config import DimConfig, InputConfig, ProbesConfig
 from qntz.errors import DataError
-from qntz.probes import LARGEST, data_probes, make_probes, read_probes
+from qntz.probes import LARGEST, data_probes, make_probes, probes_for, read_probes
 
 INPUTS = {
     "rows": InputConfig("float32", ["batch", "length", 8], [0, 1]),
@@ -60,6 +60,26 @@ def test_large_inputs_stay_within_reach() -> None:
     probes = make_probes({"x": InputConfig("float32", ["batch", 3, 224, 224])}, dims, 6, 0)
     assert max(p["x"].size for p in probes) <= LARGEST
     assert max(p["x"].shape[0] for p in probes) > 1
+
+
+def test_the_largest_inputs_still_show_a_frozen_batch() -> None:
+    inputs = {"x": InputConfig("float32", ["batch", 3, 640, 640])}
+    batches = [p["x"].shape[0] for p in make_probes(inputs, {"batch": DimConfig(1, 4, 16)}, 4, 0)]
+    assert batches[0] == 2
+    assert set(batches) == {1, 2}
+    samples = ({"x": np.zeros((3, 640, 640), np.float32)} for _ in range(9))
+    assert [len(p["x"]) for p in data_probes(samples, inputs, {"batch": DimConfig(1, 4, 16)}, 3)] == [1, 2, 2]
+
+
+def test_probes_of_one_size_are_refused(tmp_path: Path) -> None:
+    inputs, dims = {"x": InputConfig("float32", ["batch", 2])}, {"batch": DimConfig(1, 2, 3)}
+    write_npz(tmp_path / "p.npz", {f"{i}/x": np.zeros((2, 2), np.float32) for i in range(2)})
+    with pytest.raises(DataError, match="dimension 'batch' is 2 on every probe"):
+        probes_for(ProbesConfig(file="p.npz"), inputs, dims, tmp_path)
+    sizes = [
+        p["x"].shape[0] for p in probes_for(ProbesConfig(count=2), inputs, {"batch": DimConfig(2, 2, 3)}, tmp_path)
+    ]
+    assert sizes == [2, 3]
 
 
 def test_probes_of_real_samples() -> None:
