@@ -22,7 +22,9 @@ METHODS = ("trace", "script")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 CALIBRATED = ("int8",)  # the precisions that need activation histograms
 SEVERITIES = ("error", "warning", "note", "off")
-COMPUTE_CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm90", "sm100", "sm120", "sm121")
+COMPUTE_CAPABILITIES = (
+    "sm75", "sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm103", "sm110", "sm120", "sm121"
+)  # fmt: skip
 
 
 def _one_of(value: str, known: tuple[str, ...], where: str) -> None:
@@ -267,7 +269,8 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """The engine: its backend; compute capabilities ("sm89"; none: the backend's default); the workspace in bytes;
+    """The engine: its backend; compute capabilities ("sm89"; none: the backend's default;
+    `tensorrt` wants the one of its GPU); the workspace in bytes;
     the builder's optimization level (0..5)."""
 
     backend: str = "tensorrt_rtx"

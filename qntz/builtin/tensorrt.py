@@ -68,20 +68,13 @@ class TensorRTBackend:
 
     def refusal(self, config: EngineConfig, precision: str) -> BackendError | None:
         """Why this backend cannot do what `config` asks, here or at all; None where it can."""
-        if self.name == FULL and config.compute_capabilities:
-            return BackendError(
-                "tensorrt does not choose compute capabilities",
-                where="engine.compute_capabilities",
-                why="it builds for the GPU of the machine; tensorrt_rtx has this option",
-                do="Remove it, or set engine.backend: tensorrt_rtx.",
-            )
         try:
             trt = self._module()
         except BackendError as error:
             return error
-        return self._full_refusal() if self.name == FULL else self._rtx_refusal(trt, config, precision)
+        return self._full_refusal(config) if self.name == FULL else self._rtx_refusal(trt, config, precision)
 
-    def _full_refusal(self) -> BackendError | None:
+    def _full_refusal(self, config: EngineConfig) -> BackendError | None:
         version = self.version()
         if not version.startswith(tuple(f"{major}." for major in FULL_VERSIONS)):
             known = " and ".join(map(str, FULL_VERSIONS))
@@ -93,6 +86,15 @@ class TensorRTBackend:
                 where="engine.backend",
                 why=reason,
                 do="Set engine.backend: tensorrt_rtx, which builds without one, or run this on a GPU machine.",
+            )
+        here = cuda.capability()
+        if config.compute_capabilities != [here]:
+            asked = ", ".join(config.compute_capabilities) or "none"
+            return BackendError(
+                f"the GPU here is {here}, the engine's compute capability is {asked}",
+                where="engine.compute_capabilities",
+                why="its engine fits the GPU that it was built on, and a shared cache tells them apart by this",
+                do=f"Set [{here}], or build on a machine with the GPU that is meant.",
             )
         return None
 
@@ -123,12 +125,11 @@ class TensorRTBackend:
             trt = self._module()
         except BackendError as error:
             return error.what
-        if self.name == RTX:
-            here, known = cuda.capability(), _capabilities(trt)
-            if here not in known:
-                return f"tensorrt_rtx has no {here}, which the GPU here is"
-            if config.compute_capabilities and here not in config.compute_capabilities:
-                return f"the engine is for {', '.join(config.compute_capabilities)}, the GPU here is {here}"
+        here = cuda.capability()
+        if self.name == RTX and here not in _capabilities(trt):
+            return f"tensorrt_rtx has no {here}, which the GPU here is"
+        if config.compute_capabilities and here not in config.compute_capabilities:
+            return f"the engine is for {', '.join(config.compute_capabilities)}, the GPU here is {here}"
         return None
 
     def build(self, onnx_path: Path, inputs: Sequence[TensorSpec], config: EngineConfig, progress: Progress) -> Built:
@@ -198,7 +199,7 @@ class TensorRTBackend:
             options.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_bytes)
         if config.optimization_level is not None:
             options.builder_optimization_level = config.optimization_level
-        if config.compute_capabilities:
+        if self.name == RTX and config.compute_capabilities:
             options.num_compute_capabilities = len(config.compute_capabilities)
             for index, capability in enumerate(config.compute_capabilities):
                 if not options.set_compute_capability(trt.ComputeCapability.__members__[capability.upper()], index):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import sys
 import types
@@ -56,7 +57,8 @@ def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Be
 
 
 def test_the_build_asks_what_this_version_has(bench: Bench, tmp_path: Path) -> None:
-    assert bench.backend.refusal(CONFIG, "fp32") is None
+    here = dataclasses.replace(CONFIG, compute_capabilities=["sm89"])
+    assert bench.backend.refusal(here, "fp32") is None
     built = bench.backend.build(linear(tmp_path), [BATCH], CONFIG, Silent())
     strongly_typed = {"tensorrt-10.16.1.11": 1}.get(f"{bench.trt.__name__}-{bench.trt.__version__}", 0)
     assert bench.trt.seen["flags"] == 1 << strongly_typed
@@ -178,9 +180,15 @@ def test_capabilities_reach_the_builder_of_rtx_alone(bench: Bench, tmp_path: Pat
     config = EngineConfig(compute_capabilities=["sm120", "sm89"])
     refusal = bench.backend.refusal(config, "fp32")
     if bench.backend.name == "tensorrt":
-        assert str(refusal) == (
-            "engine.compute_capabilities: tensorrt does not choose compute capabilities: it builds for the GPU of the"
-            " machine; tensorrt_rtx has this option. Remove it, or set engine.backend: tensorrt_rtx."
+        here = cuda.capability()
+        assert str(refusal).startswith(
+            f"engine.compute_capabilities: the GPU here is {here}, the engine's compute capability is sm120, sm89:"
+        )
+        assert "is none:" in str(bench.backend.refusal(EngineConfig(), "fp32"))
+        assert bench.backend.refusal(EngineConfig(compute_capabilities=[here]), "fp32") is None
+        other = next(c for c in ("sm80", "sm90") if c != here)
+        assert bench.backend.why_not_run(EngineConfig(compute_capabilities=[other])) == (
+            f"the engine is for {other}, the GPU here is {here}"
         )
         return
     assert refusal is None
