@@ -298,7 +298,7 @@ class Fingerprints:
         return found
 
     def _implements(self, path: Path, stage: str) -> bool:
-        return plugins.concerns(self._python(path)["hooks"], stage)
+        return plugins.concerns(self.memo.of_file(path, "hooks", _read_hooks), stage)
 
     def _paths(self, data: Any, key: str = "") -> Iterable[str]:
         """The paths that a data section names: values of file, files, folder and path, and whatever exists."""
@@ -349,18 +349,25 @@ def _parents(name: str) -> list[str]:
 
 
 def _read_python(path: Path) -> dict[str, Any]:
-    """What is asked of a Python file: the digest of its syntax tree, its import statements as [module, level, names],
-    and the hooks that it defines (None where that cannot be told, which counts as all)."""
+    """The digest of a Python file's syntax tree, and its import statements as [module, level, names]."""
     try:
         source = path.read_bytes()
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         # the stage that imports it gives the error; its bytes stand for it until then
-        return {"digest": digest_file(path), "imports": [], "hooks": None}
+        return {"digest": digest_file(path), "imports": []}
     imports = sorted(_imports(tree))  # before the docstrings go
     # the one kind of comment that means something: TorchScript takes types from it
     types = [line.decode(errors="replace") for line in re.findall(rb"#\s*type:[^\n]*", source)]
-    return {"digest": digest([_source_digest(tree), types]), "imports": imports, "hooks": plugins.hooks_of(tree)}
+    return {"digest": digest([_source_digest(tree), types]), "imports": imports}
+
+
+def _read_hooks(path: Path) -> list[str] | None:
+    """The hooks that a plugin's file may define; None where that cannot be told, which counts as all."""
+    try:
+        return plugins.hooks_of(ast.parse(path.read_bytes()))
+    except (SyntaxError, ValueError):
+        return None
 
 
 def _source_digest(tree: ast.Module) -> str:
@@ -411,13 +418,14 @@ def _site() -> dict[str, Any]:
     found: list[list[str]] = []
     seen: set[str] = set()
     # editable ones first: the egg-info that stands beside their source is no installation
-    for distribution in sorted(importlib.metadata.distributions(), key=lambda d: not _editable(d)):
+    found_all = [(_editable(distribution), distribution) for distribution in importlib.metadata.distributions()]
+    for editable, distribution in sorted(found_all, key=lambda pair: not pair[0]):
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
         if not name or name in seen:
             continue  # the first on sys.path counts
         seen.add(name)
         found += [[e.name, e.module] for e in distribution.entry_points if e.group == plugins.ENTRY_POINTS]
-        if _editable(distribution):
+        if editable:
             continue  # followed as source
         versions[name] = distribution.version.partition("+")[0]
         for top in _top_level(distribution):
