@@ -298,7 +298,7 @@ class Fingerprints:
         return found
 
     def _implements(self, path: Path, stage: str) -> bool:
-        return plugins.concerns(self.memo.of_file(path, "hooks", _read_hooks), stage)
+        return plugins.concerns(self.memo.of_file(path, "hooks", plugins.hooks_in), stage)
 
     def _paths(self, data: Any, key: str = "") -> Iterable[str]:
         """The paths that a data section names: values of file, files, folder and path, and whatever exists."""
@@ -360,14 +360,6 @@ def _read_python(path: Path) -> dict[str, Any]:
     # the one kind of comment that means something: TorchScript takes types from it
     types = [line.decode(errors="replace") for line in re.findall(rb"#\s*type:[^\n]*", source)]
     return {"digest": digest([_source_digest(tree), types]), "imports": imports}
-
-
-def _read_hooks(path: Path) -> list[str] | None:
-    """The hooks that a plugin's file may define; None where that cannot be told, which counts as all."""
-    try:
-        return plugins.hooks_of(ast.parse(path.read_bytes()))
-    except (SyntaxError, ValueError):
-        return None
 
 
 def _source_digest(tree: ast.Module) -> str:

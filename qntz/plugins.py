@@ -40,8 +40,13 @@ def local_files(root: Path) -> list[Path]:
     return sorted(path for path in (root / FOLDER).glob("*.py") if path.is_file() and not path.name.startswith("_"))
 
 
-def hooks_of(tree: ast.Module) -> list[str] | None:
-    """The names of hooks that a plugin's file may define, import or assign; None where that cannot be told."""
+def hooks_in(path: Path) -> list[str] | None:
+    """The names of hooks that a plugin's file may define, import or assign; None where that cannot be told, which
+    counts as all."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return None  # importing it gives the error
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -83,10 +88,7 @@ def load(root: Path, stage: str | None = None) -> Plugins:
 
 
 def _may_concern(path: Path, stage: str) -> bool:
-    try:
-        hooks = hooks_of(ast.parse(path.read_bytes()))
-    except (SyntaxError, ValueError):
-        return True  # importing it gives the error
+    hooks = hooks_in(path)
     known = hooks is not None and bool(hooks) and set(hooks) <= set(hookspecs.CALLED_BY)
     return concerns(hooks, stage) or not known  # what is wrong with a plugin is said by every stage
 

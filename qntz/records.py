@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from qntz.config import EngineConfig, InputConfig
+    from qntz.config import EngineConfig
 
 Severity = Literal["error", "warning", "note"]
 Arrays = dict[str, "np.ndarray"]
@@ -256,8 +256,3 @@ class Provided:
 
     record: Any
     provider: str
-
-
-def inputs_of(specs: Mapping[str, InputConfig]) -> list[str]:
-    """The input names in the order of forward's arguments."""
-    return list(specs)
