@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BUILD = Path("build")
 CAPTURED_MODULE = "model.ts"  # in the folder captured/
+CAPTURED_FROM = "made_from.json"  # beside it: the files that went into the module, SHA-256 by path
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

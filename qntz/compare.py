@@ -111,8 +111,3 @@ def require_parity(
             do=do,
         )
     return worst
-
-
-def stacked(runs: Sequence[Arrays]) -> Arrays:
-    """Outputs of several batches joined along the first axis, by name."""
-    return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]} if runs else {}

@@ -63,7 +63,7 @@ def compose(root: Path) -> Composition:
     for kind, stages in (("models", MODEL_STAGES), ("engines", ENGINE_STAGES)):
         for name, composed in list(getattr(result, kind).items()):
             try:
-                composed["inputs"] = {s: _inputs(fingerprints, s, composed["model"]) for s in stages}
+                composed["inputs"] = {s: _inputs(fingerprints, s, composed) for s in stages}
             except (OSError, ValueError, NotImplementedError) as error:
                 del getattr(result, kind)[name]
                 result.errors[kind, name] = ConfigError(
@@ -106,8 +106,8 @@ def _connect(result: Composition) -> None:
         composed["calibrate"]["needed"] = any(e["quantize"]["precision"] in CALIBRATED for e in engines.values())
 
 
-def _inputs(fingerprints: Fingerprints, stage: str, model: Mapping[str, Any]) -> dict[str, Any]:
-    reads = READS[stage]
+def _inputs(fingerprints: Fingerprints, stage: str, composed: Mapping[str, Any]) -> dict[str, Any]:
+    reads, model = READS[stage], composed["model"]
     data = model["data"]
     return fingerprints.stage(
         stage,
@@ -117,6 +117,7 @@ def _inputs(fingerprints: Fingerprints, stage: str, model: Mapping[str, Any]) ->
         extra=model["extra_inputs"],
         # the first input decides the batch, and probes are drawn in this order
         order=[*model["inputs"], "", *model["dims"]] if "model.inputs" in reads else (),
+        backend=composed["engine"]["backend"] if "engine" in reads else None,
     )
 
 

@@ -165,7 +165,9 @@ class CheckConfig:
     severity: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for slug, severity in self.severity.items():
+        for slug, severity in list(self.severity.items()):
+            if severity == "False":  # a bare `off` in conf/, which Hydra reads as YAML 1.1
+                self.severity[slug] = severity = "off"
             _one_of(severity, SEVERITIES, f"severity.{slug}")
 
 

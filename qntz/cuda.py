@@ -130,12 +130,19 @@ def open_device() -> Device:
     """The first GPU, through pycuda where that is installed, else through cuda-python.
 
     Raises:
-        BackendError: neither is installed, or the GPU cannot be used.
+        BackendError: neither is installed, none of them loads, or the GPU cannot be used.
     """
     reason = no_device_memory_reason()
     if reason is not None:
         raise BackendError("an engine cannot be run here", why=reason, do=INSTALL)
-    return _PyCuda() if _installed("pycuda") else _CudaPython()
+    failures = []
+    for module, device in (("pycuda", _PyCuda), ("cuda.bindings", _CudaPython)):
+        if _installed(module):
+            try:
+                return device()
+            except (ImportError, OSError) as error:  # built for another CUDA than is here, say
+                failures.append(f"{module}: {one_line(error)}")
+    raise BackendError("an engine cannot be run here", why="; ".join(failures), do=INSTALL)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from qntz import ort
 from qntz.compare import Difference, require_parity
 from qntz.config import InputConfig
 from qntz.errors import ExportError, PluginError, RewriteError, did_you_mean, one_line
-from qntz.graph import model_bytes, nodes_of, operators
+from qntz.graph import add_made_from, model_bytes, nodes_of, operators
 from qntz.graph_passes import apply_passes
 from qntz.records import Arrays, Provided
 
@@ -53,6 +53,7 @@ def export(
     passes: Sequence[Provided] = (),
     require: Sequence[str] = (),
     forbid: Sequence[str] = (),
+    made_from: Mapping[str, str] | None = None,
 ) -> Exported:
     """Exports, checks, runs on every probe under ONNX Runtime and compares with the eager outputs.
 
@@ -62,6 +63,7 @@ def export(
         probes, golden: inputs, and the eager model's outputs on them, by name; the first is the example.
         symbolics: translations of torch operators; passes: graph passes of phase "export", in their order.
         require, forbid: names among both.
+        made_from: the files that went into `captured`, SHA-256 by path, for the graph's metadata.
 
     Raises:
         ExportError: torch has no translation, or what it wrote is no valid ONNX.
@@ -84,6 +86,7 @@ def export(
     names = {provided.record.name for provided in passes}
     model, passed = apply_passes(model, passes, sorted(names & set(require)), sorted(names & set(forbid)))
     _strip(model)
+    add_made_from(model, made_from or {})
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:

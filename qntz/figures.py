@@ -9,13 +9,13 @@ elements.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from qntz.compare import Difference, require_parity, sqnr_db, stacked, worst_difference
+from qntz.compare import Difference, require_parity, sqnr_db, worst_difference
 from qntz.config import ToleranceConfig
 from qntz.errors import DataError, ParityError
 from qntz.records import Arrays, Metric
@@ -92,8 +92,8 @@ def measure(
     score_eager = score = None
     if metric is not None:
         wanted = _targets(targets, metric)
-        score_eager = float(metric.score(_joined(expected, metric), wanted))
-        score = float(metric.score(_joined(actual, metric), wanted))
+        score_eager = float(metric.score(_Joined(expected, metric), wanted))
+        score = float(metric.score(_Joined(actual, metric), wanted))
     by_output = _sqnr_by_output(actual, expected)
     noisiest = min(by_output, key=by_output.__getitem__, default="")
     return Figures(
@@ -270,22 +270,35 @@ def _targets(targets: Sequence[np.ndarray | None], metric: Metric) -> np.ndarray
     return np.concatenate([target for target in targets if target is not None])
 
 
-def _joined(runs: Sequence[Arrays], metric: Metric) -> Arrays:
-    """The outputs of all samples along the first axis; raises DataError where their shapes do not allow it."""
-    for name in runs[0]:
-        if any(run[name].ndim == 0 for run in runs):
+class _Joined(Mapping[str, np.ndarray]):
+    """The outputs of all samples along the first axis, each joined when the metric reads it: one that it does not read
+    may have any shape. Reading one whose shapes do not allow it raises DataError."""
+
+    def __init__(self, runs: Sequence[Arrays], metric: Metric) -> None:
+        self._runs, self._metric = runs, metric
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._runs[0])
+
+    def __len__(self) -> int:
+        return len(self._runs[0])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        arrays = [run[name] for run in self._runs]
+        if any(array.ndim == 0 for array in arrays):
             raise DataError(
                 f"output {name!r} has no axis of samples",
                 where="model.metric",
-                why=f"the metric {metric.name!r} takes outputs by sample",
+                why=f"the metric {self._metric.name!r} takes outputs by sample",
                 do="Measure without a metric.",
             )
-        shapes = {run[name].shape[1:] for run in runs}
+        shapes = sorted({array.shape[1:] for array in arrays})
         if len(shapes) > 1:
             raise DataError(
                 f"output {name!r} has a shape that differs between samples",
                 where="model.data.test",
-                why=f"the metric {metric.name!r} takes one array of all samples, these are {sorted(map(list, shapes))}",
+                why=f"the metric {self._metric.name!r} takes one array of all samples, these are"
+                f" {[list(shape) for shape in shapes]}",
                 do="Give test data of one shape, or measure without a metric.",
             )
-    return stacked(runs)
+        return np.concatenate(arrays)

@@ -29,6 +29,7 @@ from qntz.artifacts import BUILD, digest_file
 TRUSTED_AGE_NS = 2_000_000_000  # a file that changed less than two seconds before it was read may change again unseen
 MISSING = "missing"
 PATH_KEYS = ("file", "files", "folder", "path")
+CARRIERS = ("cuda", "pycuda")  # they only carry an engine's bytes to a GPU: a key with them would differ without one
 
 
 def digest(value: Any) -> str:
@@ -149,7 +150,7 @@ class Fingerprints:
             path = path or self._locate(name)
             if path is None:
                 top = name.partition(".")[0]
-                if top in sys.stdlib_module_names:
+                if top in sys.stdlib_module_names or top in CARRIERS:
                     continue
                 (outside if self._installed(top) else unresolved).add(top)
                 continue
@@ -232,6 +233,7 @@ class Fingerprints:
         files: Iterable[str | None] = (),
         extra: Iterable[str] = (),
         order: Iterable[str] = (),
+        backend: str | None = None,
     ) -> dict[str, Any]:
         """The `inputs.<stage>` section.
 
@@ -240,14 +242,17 @@ class Fingerprints:
             data: the data sections that the stage reads. files: further paths of data (probes).
             extra: files or globs that the model's or the data's code reads.
             order: names whose order means something, which a mapping in YAML does not keep for DVC.
+            backend: the engine's; the shipped backends of other names cannot change it and are left out.
         """
         code = self.closure([f"stages.{stage}"])
         outside = set(code.outside)
         section: dict[str, Any] = {"code": digest([self.sources(code), self._assets(code)])}
         section["plugins"] = {}
-        for name, closure in self._plugins(stage).items():
+        for name, closure in self._plugins(stage, backend).items():
             outside |= closure.outside
             section["plugins"][name] = self.sources(closure)
+        if any(name.startswith(f"{plugins.FOLDER}/") for name in section["plugins"]):
+            section["plugins"][f"{plugins.FOLDER}/"] = self._beside_plugins()
         if model is not None:
             closure = self.closure(_modules([model.get("factory")]))
             outside |= closure.outside
@@ -283,12 +288,13 @@ class Fingerprints:
             if file.suffix != ".py" and "__pycache__" not in file.parts
         }
 
-    def _plugins(self, stage: str) -> dict[str, Closure]:
+    def _plugins(self, stage: str, backend: str | None) -> dict[str, Closure]:
         """The sources of the plugins that implement a hook which this stage calls, by name. An installed plugin counts
         for every stage, by its version, unless its source lies outside of site-packages."""
         found: dict[str, Closure] = {}
         for path in plugins.builtin_files():
-            if self._implements(path, stage):
+            other = path.stem != backend and self._hooks(path) == ["qntz_backends"]  # such a file is named after it
+            if not other and self._implements(path, stage):
                 found[f"builtin/{path.name}"] = self.closure([f"{plugins.BUILTIN}.{path.stem}"])
         for path in plugins.local_files(self.root):
             if self._implements(path, stage):
@@ -297,8 +303,18 @@ class Fingerprints:
             found[name] = self.closure([module])
         return found
 
+    def _beside_plugins(self) -> str:
+        """The contents of what lies in plugins/ and is no Python: any plugin may open it."""
+        beside = sorted(p for p in (self.root / plugins.FOLDER).rglob("*") if p.is_file() and p.suffix != ".py")
+        kept = [path for path in beside if "__pycache__" not in path.parts and not path.name.startswith(".")]
+        return digest({str(path.relative_to(self.root)): self.content(path) for path in kept})
+
     def _implements(self, path: Path, stage: str) -> bool:
-        return plugins.concerns(self.memo.of_file(path, "hooks", plugins.hooks_in), stage)
+        return plugins.concerns(self._hooks(path), stage)
+
+    def _hooks(self, path: Path) -> list[str] | None:
+        hooks: list[str] | None = self.memo.of_file(path, "hooks", plugins.hooks_in)
+        return hooks
 
     def _paths(self, data: Any, key: str = "") -> Iterable[str]:
         """The paths that a data section names: values of file, files, folder and path, and whatever exists."""
@@ -419,7 +435,7 @@ def _site() -> dict[str, Any]:
         found += [[e.name, e.module] for e in distribution.entry_points if e.group == plugins.ENTRY_POINTS]
         if editable:
             continue  # followed as source
-        versions[name] = distribution.version.partition("+")[0]
+        versions[name] = distribution.version.partition("+")[0] + _own_build(distribution)
         for top in _top_level(distribution):
             top_level.setdefault(top, []).append(name)
     return {"versions": versions, "top_level": {t: sorted(n) for t, n in top_level.items()}, "plugins": sorted(found)}
@@ -428,6 +444,17 @@ def _site() -> dict[str, Any]:
 def _editable(distribution: importlib.metadata.Distribution) -> bool:
     direct = distribution.read_text("direct_url.json")
     return bool(direct) and bool(json.loads(direct).get("dir_info", {}).get("editable"))
+
+
+def _own_build(distribution: importlib.metadata.Distribution) -> str:
+    """For a distribution that came from no index (a folder, a URL, a repository) a digest of its files beside the
+    version, which may stay while they change."""
+    if not distribution.read_text("direct_url.json"):
+        return ""
+    lines = (distribution.read_text("RECORD") or "").splitlines()
+    # neither scripts, which name this machine's interpreter, nor the record of the installation itself
+    own = [line for line in lines if not line.startswith("..") and not re.search(r"\.dist-info/|__pycache__/", line)]
+    return f" {digest(sorted(own))[:16]}"
 
 
 def _top_level(distribution: importlib.metadata.Distribution) -> set[str]:

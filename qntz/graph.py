@@ -1,9 +1,10 @@
-"""What several stages ask of an ONNX graph: its operators, all its nodes, deterministic bytes."""
+"""What several stages ask of an ONNX graph: its operators, all its nodes, what it was made from, its bytes."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -11,6 +12,7 @@ import onnx
 from qntz.errors import ArtifactError, ExportError, one_line
 
 LARGEST_MODEL = 2**31 - 1  # protobuf's limit for one message, in bytes
+MADE_FROM = "qntz.made_from"  # a key of the model's metadata
 
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -44,3 +46,19 @@ def model_bytes(model: onnx.ModelProto, where: str) -> bytes:
     if model.ByteSize() > LARGEST_MODEL:
         raise ExportError(f"the model has {model.ByteSize()} bytes", where=where, why="ONNX files end at 2 GB")
     return model.SerializeToString(deterministic=True)
+
+
+def made_from(model: onnx.ModelProto) -> dict[str, str]:
+    """The files that went into the graph (weights, calibration data), as its metadata has them: SHA-256 by path."""
+    found = next((entry.value for entry in model.metadata_props if entry.key == MADE_FROM), "{}")
+    return dict(json.loads(found))
+
+
+def add_made_from(model: onnx.ModelProto, files: Mapping[str, str]) -> None:
+    """Adds files to those that the metadata name; the graph takes them along through all later stages."""
+    told = {**made_from(model), **files}
+    kept = [entry for entry in model.metadata_props if entry.key != MADE_FROM]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    if told:
+        model.metadata_props.add(key=MADE_FROM, value=json.dumps(told, sort_keys=True))

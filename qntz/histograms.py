@@ -57,12 +57,14 @@ def histogram_of(values: np.ndarray, stride: int = 1) -> Histogram:
     return Histogram(counts, float(flat.min()), float(flat.max()))
 
 
-def arrays_of(histograms: Histograms) -> dict[str, np.ndarray]:
-    """The histograms as arrays for an .npz: names, ranges float64 [n, 2], and the non-empty bins of each."""
+def arrays_of(histograms: Histograms, made_from: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:
+    """The histograms as arrays for an .npz: names, ranges float64 [n, 2], the non-empty bins of each, and the files of
+    data that they were made from, path and SHA-256 as text [m, 2]."""
     names = sorted(histograms)
     arrays: dict[str, np.ndarray] = {
         "names": np.array(names, dtype=np.str_),
         "ranges": np.array([[histograms[n].minimum, histograms[n].maximum] for n in names], dtype="<f8").reshape(-1, 2),
+        "made_from": np.array(sorted((made_from or {}).items()), dtype=np.str_).reshape(-1, 2),
     }
     for index, name in enumerate(names):
         bins = np.flatnonzero(histograms[name].counts)
@@ -82,3 +84,8 @@ def histograms_from(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, H
         return histograms
     except KeyError as error:
         raise ArtifactError("holds no histograms", where=where, why=f"no array {error}") from None
+
+
+def data_files(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The files of data that histograms were made from: SHA-256 by path."""
+    return {str(path): str(digest) for path, digest in arrays.get("made_from", ())}

@@ -136,13 +136,14 @@ class Metric:
     """A figure of merit of a model on labelled data; higher is better.
 
     Attributes:
-        name: selected by a model's `metric`. score: outputs by name, each [samples, ...], in the model's order, and
-        targets [samples, ...]; returns the figure. agree: two sets of outputs; returns the fraction of samples, 0..1,
-        on which both decide alike.
+        name: selected by a model's `metric`.
+        score: outputs by name, each [samples, ...], in the model's order, and targets [samples, ...]; returns the
+            figure. An output is joined over all batches when it is read; one that is not may have any shape.
+        agree: two sets of outputs; returns the fraction of samples, 0..1, on which both decide alike.
     """
 
     name: str
-    score: Callable[[Arrays, np.ndarray], float]
+    score: Callable[[Mapping[str, np.ndarray], np.ndarray], float]
     agree: Callable[[Arrays, Arrays], float]
 
 

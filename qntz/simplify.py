@@ -12,7 +12,7 @@ from typing import Any
 from qntz import ort
 from qntz.compare import Difference, require_parity
 from qntz.errors import ExportError, one_line
-from qntz.graph import model_bytes, operators, read_model
+from qntz.graph import add_made_from, made_from, model_bytes, operators, read_model
 from qntz.graph_passes import apply_passes, require_known
 from qntz.records import Arrays, Provided
 
@@ -55,6 +55,7 @@ def simplify(
         raise ExportError("onnxsim cannot simplify the graph", where=path.name, why=one_line(error)) from error
     _lift_constants(smaller)
     smaller, told = apply_passes(smaller, passes, require, forbid)
+    add_made_from(smaller, made_from(model))
     data = model_bytes(smaller, "simplified.onnx")
     parity = require_parity(
         ort.run_all(data, probes), golden, tolerance, "simplified.onnx", "Report it to onnxsim with model.onnx."

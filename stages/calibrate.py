@@ -36,7 +36,7 @@ def work(job: Job) -> None:
             total=-(-data["count"] // size) if "count" in data else None,
             split=least == 1,
         )
-    write_npz(job.of.histograms, arrays_of(histograms))
+    write_npz(job.of.histograms, arrays_of(histograms, {**job.inputs["data"], **job.inputs["extra"]}))
     return job.say(f"{len(histograms)} tensors")
 
 

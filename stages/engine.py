@@ -7,6 +7,7 @@ def work(job: Job) -> None:
     from qntz.artifacts import digest_file, write_bytes, write_json
     from qntz.config import tensor_specs
     from qntz.engine import build_engine, choose_backend
+    from qntz.graph import made_from, read_model
     from qntz.progress import Bar
 
     config, model = job.config.engine, job.config.model
@@ -19,7 +20,11 @@ def work(job: Job) -> None:
             job.config.quantize.precision,
             backend,
             progress,
-            {"quantized.onnx": digest_file(job.paths.quantized), **job.inputs},
+            {
+                "quantized.onnx": digest_file(job.paths.quantized),
+                "files": made_from(read_model(job.paths.quantized)),
+                **{key: job.inputs[key] for key in ("code", "plugins", "tools")},
+            },
         )
     write_bytes(job.paths.plan, plan)
     write_json(job.paths.engine_json, record)

@@ -4,7 +4,7 @@ from stages.entry import Job, run
 
 
 def work(job: Job) -> None:
-    from qntz.artifacts import CAPTURED_MODULE, read_runs, write_bytes, write_json
+    from qntz.artifacts import CAPTURED_FROM, CAPTURED_MODULE, read_json, read_runs, write_bytes, write_json
     from qntz.export import export, record
 
     config = job.config.export
@@ -19,9 +19,11 @@ def work(job: Job) -> None:
         passes=job.plugins.provided("qntz_graph_passes", phase="export"),
         require=config.require,
         forbid=config.forbid,
+        made_from=read_json(job.of.captured / CAPTURED_FROM),
     )
+    told = record(exported, config.tolerance)
     write_bytes(job.of.onnx, exported.data)
-    write_json(job.of.export_json, record(exported, config.tolerance))
+    write_json(job.of.export_json, told)
     write_json(job.of.sources, exported.sources)
     nodes = sum(exported.operators.values())
     job.say(f"opset {exported.opset}, {nodes} nodes, worst error {exported.parity.error:.2g}")

@@ -7,12 +7,13 @@ def work(job: Job) -> None:
     from qntz import ort
     from qntz.artifacts import read_npz, read_runs, replacing, write_bytes, write_json
     from qntz.figures import gate, measure, metrics_of
-    from qntz.histograms import histograms_from
+    from qntz.histograms import data_files, histograms_from
     from qntz.quantize import calibration_cache, quantize, ranges_json, runnable
     from stages.testdata import metric, test_batches, test_samples
 
     config, paths, scored = job.config.quantize, job.paths, metric(job)
-    histograms = histograms_from(read_npz(job.of.histograms), str(job.of.histograms))
+    arrays = read_npz(job.of.histograms)
+    histograms = histograms_from(arrays, str(job.of.histograms))
     with replacing(paths.quantized) as temporary:  # takes its place only when it has passed the gate
         quantized = quantize(
             job.of.simplified,
@@ -21,6 +22,7 @@ def work(job: Job) -> None:
             config,
             methods=job.plugins.records("qntz_threshold_methods"),
             passes=job.plugins.provided("qntz_graph_passes", phase="quantize"),
+            data=data_files(arrays),
         )
         size = temporary.stat().st_size
         session = ort.session(runnable(temporary.read_bytes()))

@@ -17,8 +17,9 @@ def work(job: Job) -> None:
         require=config.require,
         forbid=config.forbid,
     )
+    told = record(simplified, config.tolerance)
     write_bytes(job.of.simplified, simplified.data)
-    write_json(job.of.simplify_json, record(simplified, config.tolerance))
+    write_json(job.of.simplify_json, told)
     before, after = (sum(o.values()) for o in (simplified.operators_before, simplified.operators_after))
     job.say(f"{before} nodes to {after}, worst error {simplified.parity.error:.2g}")
 

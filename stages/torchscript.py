@@ -4,7 +4,7 @@ from stages.entry import Job, run
 
 
 def work(job: Job) -> None:
-    from qntz.artifacts import CAPTURED_MODULE, write_bytes, write_json, write_runs
+    from qntz.artifacts import CAPTURED_FROM, CAPTURED_MODULE, write_bytes, write_json, write_runs
     from qntz.model import in_order, load_model
     from qntz.probes import probes_for
     from qntz.torchscript import archive_bytes, capture, record, reference_outputs, rewritten
@@ -21,11 +21,15 @@ def work(job: Job) -> None:
         module, probes[0], probes[1:], dims=model.dims, method=config.method, tolerance=config.tolerance, original=eager
     )
     reference = reference_outputs(eager, [inputs for inputs, _ in test_batches(job, samples)], order)
-    write_bytes(job.of.captured / CAPTURED_MODULE, archive_bytes(captured.module))
+    data, told = archive_bytes(captured.module), record(captured, proofs, config.tolerance, eager)
+    source = model.weights or model.torchscript
+    made_from = {**({source: job.inputs["weights"]} if source else {}), **job.inputs["extra"]}
+    write_bytes(job.of.captured / CAPTURED_MODULE, data)
+    write_json(job.of.captured / CAPTURED_FROM, made_from)
     write_runs(job.of.probes, probes)
     write_runs(job.of.golden, captured.golden)
     write_runs(job.of.reference, reference)
-    write_json(job.of.torchscript_json, record(captured, proofs, config.tolerance, eager))
+    write_json(job.of.torchscript_json, told)
     fired = [proof.name for proof in proofs if proof.places]
     job.say(
         f"{captured.method} is right on {len(probes)} probes, worst error {captured.parity.error:.2g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from qntz.config import READS, STAGES, Config, ModelConfig, build, granted, tensor_specs
+from qntz.config import READS, STAGES, CheckConfig, Config, ModelConfig, build, granted, tensor_specs
 from qntz.errors import ConfigError
 
 MODEL = {
@@ -94,3 +94,7 @@ def test_dvc_depends_on_what_the_stage_reads(root, stage: str) -> None:
     declared = yaml.safe_load((root / "dvc.yaml").read_text())["stages"][stage]["do"]["params"]
     (keys,) = declared[0].values()
     assert keys == [*READS[stage], f"inputs.{stage}"]
+
+
+def test_a_bare_off_that_yaml_1_1_takes_for_false_is_off() -> None:
+    assert CheckConfig(severity={"float64": "False"}).severity == {"float64": "off"}

@@ -247,3 +247,51 @@ def test_a_tools_version(project: Path, tmp_path: Path, monkeypatch) -> None:
     after = inputs(project)
     assert {key for key in before if before[key] != after[key]} == {(m, "simplify") for m in MODELS}
     assert after["digits", "simplify"]["tools"]["onnxsim"] == "99.0"
+
+
+def test_another_build_of_one_version_from_a_folder(project: Path, tmp_path: Path, monkeypatch) -> None:
+    """A distribution that came from no index is known by its files: its version may stay while they change."""
+    import sys
+
+    other = tmp_path / "site" / "onnxsim-99.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxsim\nVersion: 99.0\n")
+    (other / "direct_url.json").write_text('{"url": "file:///there", "dir_info": {}}')
+    monkeypatch.setattr(sys, "path", [str(other.parent), *sys.path])
+
+    def key(record: str) -> str:
+        (other / "RECORD").write_text(record)
+        (project / "build/memo/compose.json").unlink(missing_ok=True)
+        return inputs(project)["digits", "simplify"]["tools"]["onnxsim"]
+
+    first = key("onnxsim/__init__.py,sha256=aa,1\n../../bin/onnxsim,sha256=bb,2\nonnxsim-99.0.dist-info/RECORD,,\n")
+    assert first.startswith("99.0 ")
+    assert key("onnxsim/__init__.py,sha256=aa,1\n../../bin/onnxsim,sha256=dd,2\n") == first
+    assert key("onnxsim/__init__.py,sha256=cc,1\n") != first
+
+
+def test_a_file_beside_a_plugin_reaches_the_stages_of_the_plugins(project: Path) -> None:
+    def edit(project: Path) -> None:
+        (project / "plugins/table.csv").write_text("1\n")
+
+    assert changed(project, edit) == {(m, "torchscript") for m in MODELS}
+
+
+def test_only_the_engines_own_backend_is_in_its_key(project: Path) -> None:
+    for backend in ("onnxruntime", "tensorrt"):
+        assert changed(project, append(f"qntz/builtin/{backend}.py", "\nEXTRA = 1\n")) == set()
+    edit = append("qntz/builtin/tensorrt_rtx.py", "\nEXTRA = 1\n")
+    assert changed(project, edit) == {(e, s) for e in ENGINES for s in ("engine", "verify")}
+
+
+def test_a_package_that_only_carries_bytes_to_a_gpu_is_in_no_key(project: Path, tmp_path: Path, monkeypatch) -> None:
+    import sys
+
+    before = inputs(project)
+    for name in ("pycuda", "cuda"):
+        other = tmp_path / "site" / f"{name}-99.0.dist-info"
+        other.mkdir(parents=True)
+        (other / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n")
+        (other / "RECORD").write_text(f"{name}/__init__.py,,\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
+    assert inputs(project) == before

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from qntz.errors import DataError
 from qntz.hookspecs import hookimpl
-from qntz.records import Arrays, Metric
+from qntz.records import Metric
+
+Outputs = Mapping[str, np.ndarray]
 
 
 @hookimpl
@@ -17,7 +19,7 @@ def qntz_metrics() -> Iterator[Metric]:
     yield Metric("top5", top5, same_class)
 
 
-def accuracy(outputs: Arrays, targets: np.ndarray) -> float:
+def accuracy(outputs: Outputs, targets: np.ndarray) -> float:
     """The fraction of targets that are the class with the highest score.
 
     Args:
@@ -30,7 +32,7 @@ def accuracy(outputs: Arrays, targets: np.ndarray) -> float:
     return float(np.mean(scores.argmax(-1) == targets))
 
 
-def top5(outputs: Arrays, targets: np.ndarray) -> float:
+def top5(outputs: Outputs, targets: np.ndarray) -> float:
     """The fraction of targets that are among the five classes with the highest scores; see `accuracy`.
 
     Ties count against the target, so that scores that are all equal score nothing.
@@ -41,16 +43,16 @@ def top5(outputs: Arrays, targets: np.ndarray) -> float:
     return float(np.mean((better.sum(-1) <= 5) & np.isfinite(own[..., 0])))
 
 
-def same_class(outputs: Arrays, others: Arrays) -> float:
+def same_class(outputs: Outputs, others: Outputs) -> float:
     """The fraction, 0..1, on which the highest score of both first outputs belongs to one class."""
     return float(np.mean(_first(outputs).argmax(-1) == _first(others).argmax(-1)))
 
 
-def _first(outputs: Arrays) -> np.ndarray:
+def _first(outputs: Outputs) -> np.ndarray:
     return next(iter(outputs.values()))
 
 
-def _scores(outputs: Arrays, targets: np.ndarray) -> np.ndarray:
+def _scores(outputs: Outputs, targets: np.ndarray) -> np.ndarray:
     name, scores = next(iter(outputs.items()))
     if targets.dtype.kind not in "iu":
         raise DataError(f"targets are {targets.dtype}, not class indices", where="target", do="Give integers.")

@@ -14,7 +14,7 @@ import onnx
 from qntz.artifacts import write_bytes
 from qntz.config import QuantizeConfig
 from qntz.errors import QuantizeError, did_you_mean, one_line
-from qntz.graph import model_bytes, operators, read_model
+from qntz.graph import add_made_from, made_from, model_bytes, operators, read_model
 from qntz.graph_passes import apply_passes, require_known
 from qntz.histograms import Histogram
 from qntz.quantizable import WEIGHTED_OPS, candidates, node_names
@@ -72,12 +72,14 @@ def quantize(
     *,
     methods: Mapping[str, ThresholdMethod],
     passes: Sequence[Provided] = (),
+    data: Mapping[str, str] | None = None,
 ) -> Quantized:
     """Quantizes the simplified graph and writes it to `path`, whole or not at all.
 
     Args:
         histograms: by tensor; only int8 reads them. methods: by name. passes: graph passes of phase "quantize", in
             their order; they run after the precision has changed.
+        data: the files that the histograms were made from, SHA-256 by path, for the metadata of an int8 graph.
 
     Raises:
         QuantizeError: a weight holds NaN or infinity, an excluded pattern matches nothing, the method is unknown, a
@@ -87,15 +89,17 @@ def quantize(
     model = read_model(onnx_path)
     require_known(config.forbid, passes)
     _require_finite(model, onnx_path.name)
-    before = operators(model)
+    before, files = operators(model), made_from(model)
     if config.precision == "int8":
         model, result = _int8(model, histograms, config, methods)
+        files.update(data or {})
     elif config.precision == "fp32":
         notes = ("exclude has no effect on fp32",) if config.exclude else ()
         result = {"notes": notes}
     else:
         model, result = _half(model, config)
     model, told = apply_passes(model, passes, config.require, config.forbid)
+    add_made_from(model, files)
     _check(model, full=config.precision != "bf16")
     write_bytes(path, model_bytes(model, NAME))
     return Quantized(config.precision, passes=told, operators_before=before, operators_after=operators(model), **result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -78,6 +79,8 @@ def capture(
                 script = _traced(module if flat else _Flat(module), example_inputs, order)
             else:
                 script = _scripted(module)
+    if method != "trace":
+        script = _settled(script, example_inputs, order)
     if not flat and method != "trace":
         raise CaptureError(
             f"forward returns a {type(raw).__name__}, which the ONNX exporter takes from a traced model only",
@@ -131,6 +134,31 @@ def _scripted(module: torch.nn.Module) -> torch.jit.ScriptModule:
             why=lines[0] if lines else type(error).__name__,
             do="Set torchscript.method to trace, or write that part so that TorchScript takes it.",
         ) from error
+
+
+class _Settled(torch.nn.Module):
+    """A scripted model called with exactly these inputs."""
+
+    def __init__(self, script: torch.jit.ScriptModule, order: Sequence[str]) -> None:
+        super().__init__()
+        self.model = script
+
+        def forward(*inputs: torch.Tensor) -> Any:
+            return script(*inputs)
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        forward.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in order])  # type: ignore[attr-defined]
+        self.forward = forward
+
+
+def _settled(script: torch.jit.ScriptModule, example: Arrays, order: Sequence[str]) -> torch.jit.ScriptModule:
+    """The scripted module itself; where it has optional arguments, which the exporter refuses as None and keeps as
+    ONNX optionals otherwise, a trace around it that gives the inputs there are (its control flow stays)."""
+    arguments = script.forward.schema.arguments[1:]
+    optional = [argument for argument in arguments if isinstance(argument.type, torch._C.OptionalType)]
+    if len(arguments) == len(order) and not optional:
+        return script
+    return _traced(_Settled(script, order), example, order)
 
 
 def _run(

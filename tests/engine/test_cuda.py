@@ -123,6 +123,21 @@ def test_memory_that_is_not_to_be_had(device: tuple[cuda.Device, fake_cuda.FakeC
     assert gpu.memory == {}
 
 
+def test_a_pycuda_that_does_not_load_leaves_it_to_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = fake_cuda.FakeCuda()
+    runtime = fake_cuda.cuda_python(gpu)
+    monkeypatch.setitem(sys.modules, "pycuda", types.ModuleType("pycuda"))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)  # importing it raises ImportError
+    monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", types.SimpleNamespace(runtime=runtime))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", runtime)
+    monkeypatch.setattr(cuda, "_installed", lambda module: True)
+    assert cuda.open_device().stream == fake_cuda.STREAM
+    monkeypatch.setattr(cuda, "_installed", lambda module: module == "pycuda")
+    with pytest.raises(BackendError, match="an engine cannot be run here: pycuda: "):
+        cuda.open_device()
+
+
 def test_neither_package_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "_installed", lambda module: False)
     assert cuda.no_device_memory_reason() == "neither pycuda nor cuda-python is installed"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from qntz.builtin import onnxruntime as onnxruntime_backend
-from qntz.builtin import tensorrt as tensorrt_backends
+from qntz.builtin import tensorrt as tensorrt_backend
+from qntz.builtin import tensorrt_rtx as rtx_backend
 from qntz.config import EngineConfig
 from qntz.engine import build_engine, choose_backend
 from qntz.errors import BackendError
@@ -18,7 +19,9 @@ from qntz.records import Backend, Built
 from tests.engine.engine_graphs import BATCH, WEIGHT, linear
 
 BACKENDS: dict[str, Backend] = {
-    backend.name: backend for module in (onnxruntime_backend, tensorrt_backends) for backend in module.qntz_backends()
+    backend.name: backend
+    for module in (onnxruntime_backend, rtx_backend, tensorrt_backend)
+    for backend in module.qntz_backends()
 }
 
 

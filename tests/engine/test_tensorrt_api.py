@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from qntz import cuda
-from qntz.builtin.tensorrt import qntz_backends
+from qntz.builtin import tensorrt, tensorrt_rtx
 from qntz.config import EngineConfig
 from qntz.errors import ArtifactError, BackendError
 from qntz.progress import Silent
@@ -34,7 +34,8 @@ class Bench:
         self.trt = fake_tensorrt.make(version, self.gpu)
         name = self.trt.__name__
         monkeypatch.setitem(sys.modules, name, self.trt)
-        self.backend: Backend = next(backend for backend in qntz_backends() if backend.name == name)
+        shipped = {"tensorrt": tensorrt, "tensorrt_rtx": tensorrt_rtx}
+        (self.backend,) = shipped[name].qntz_backends()
 
     def built(self, path: Path, *specs: TensorSpec, config: EngineConfig = CONFIG) -> Path:
         plan = path.with_suffix(".engine")
@@ -199,7 +200,8 @@ def test_capabilities_reach_the_builder_of_rtx_alone(bench: Bench, tmp_path: Pat
 def full(monkeypatch: pytest.MonkeyPatch, version: str | None) -> Backend:
     module = fake_tensorrt.make(version) if version else None
     monkeypatch.setitem(sys.modules, "tensorrt", module)
-    return next(backend for backend in qntz_backends() if backend.name == "tensorrt")
+    (backend,) = tensorrt.qntz_backends()
+    return backend
 
 
 def test_tensorrt_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

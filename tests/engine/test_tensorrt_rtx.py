@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qntz import cuda
-from qntz.builtin.tensorrt import qntz_backends
+from qntz.builtin.tensorrt_rtx import qntz_backends
 from qntz.config import EngineConfig
 from qntz.errors import ArtifactError, BackendError
 from qntz.progress import Silent
@@ -25,7 +26,8 @@ PORTABLE = EngineConfig()
 
 @pytest.fixture
 def rtx() -> Backend:
-    return next(backend for backend in qntz_backends() if backend.name == "tensorrt_rtx")
+    (backend,) = qntz_backends()
+    return backend
 
 
 class Watched:
@@ -250,7 +252,7 @@ def test_an_interruption_is_not_swallowed(rtx: Backend, tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["tensorrt_rtx", "tensorrt"])
 def test_an_engine_on_the_gpu_gives_the_graphs_numbers(tmp_path: Path, name: str) -> None:
-    backend = next(backend for backend in qntz_backends() if backend.name == name)
+    (backend,) = importlib.import_module(f"qntz.builtin.{name}").qntz_backends()
     reason = backend.why_not_run(PORTABLE)
     if reason is not None:
         pytest.skip(reason)
@@ -274,6 +276,8 @@ def test_without_a_gpu_the_engine_is_built_but_not_run(rtx: Backend, monkeypatch
     [
         ("sm90", [], "tensorrt_rtx has no sm90, which the GPU here is"),
         ("sm86", ["sm89", "sm120"], "the engine is for sm89, sm120, the GPU here is sm86"),
+        ("sm75", [], "tensorrt_rtx's default is for Ampere and later, the GPU here is sm75"),
+        ("sm75", ["sm75"], None),
         ("sm86", [], None),
         ("sm89", ["sm89"], None),
     ],

@@ -26,6 +26,9 @@ def test_the_engine_is_there_and_says_what_it_is(small: Project) -> None:
     assert record["build_seconds"] > 0
     graph = hashlib.sha256((folder / "quantized.onnx").read_bytes()).hexdigest()
     assert record["made_from"]["quantized.onnx"] == graph
+    files = ("examples/digits/weights.safetensors", "examples/digits/data/train.npz")
+    digests = {path: hashlib.sha256((small.path / path).read_bytes()).hexdigest() for path in files}
+    assert record["made_from"]["files"] == digests
     assert record["made_from"]["tools"]["tensorrt-rtx-cu13"] == record["version"]
 
 

@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import pytest
@@ -105,6 +106,31 @@ def test_several_outputs_and_inputs() -> None:
     assert captured.order == ("x", "mask")
     assert list(captured.golden[0]) == ["masked", "count"]
     np.testing.assert_array_equal(captured.golden[1]["count"], given[1]["mask"].sum(1))
+
+
+class Masked(nn.Module):
+    def forward(self, x: Tensor, mask: Optional[Tensor] = None, step: int = 3) -> Tensor:  # noqa: UP045
+        if mask is not None:
+            x = x * mask
+        if bool(x.sum() > 0):
+            x = x + step
+        return x
+
+
+@pytest.mark.parametrize("names", [["x"], ["x", "mask"]])
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_scripted_model_with_optional_inputs_keeps_its_branch_and_its_names(names: list[str], saved: bool) -> None:
+    mask = {"mask": np.full((3, 3), 2, np.float32)}
+    up, down = {"x": np.ones((3, 3), np.float32), **mask}, {"x": np.full((3, 3), -1, np.float32), **mask}
+    up, down = ({name: run[name] for name in names} for run in (up, down))
+    model = torch.jit.script(Masked()) if saved else Masked()
+    captured = capture(model, up, [down], method="script")
+    assert [a.name for a in captured.module.forward.schema.arguments[1:]] == names
+    again = torch.jit.load(io.BytesIO(archive_bytes(captured.module)))
+    scale = 2 if "mask" in names else 1
+    for run, wanted in ((up, scale + 3), (down, -scale)):
+        got = again(*(torch.from_numpy(array) for array in run.values()))
+        np.testing.assert_array_equal(got.numpy(), np.full((3, 3), wanted, np.float32))
 
 
 def test_a_saved_module_is_taken_as_it_is() -> None:

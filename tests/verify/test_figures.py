@@ -94,6 +94,13 @@ def test_a_metric_needs_outputs_of_one_shape() -> None:
         measure(run_of([y([1, 0]), *reference]), [{}], [y([1, 0])], batches, reference, ACCURACY)
 
 
+def test_an_output_that_the_metric_does_not_read_may_have_any_shape() -> None:
+    reference = [{"y": np.array([[1.0, 0]]), "mask": np.zeros(3)}, {"y": np.array([[0.0, 1]]), "mask": np.zeros(4)}]
+    batches = [({}, np.array([0])), ({}, np.array([0]))]
+    figures = measure(run_of([reference[0], *reference]), [{}], [reference[0]], batches, reference, ACCURACY)
+    assert (figures.score, figures.score_eager) == (0.5, 0.5)
+
+
 @pytest.mark.parametrize(
     ("actual", "expected", "wanted"),
     [
