@@ -5,9 +5,9 @@ Precision stands in the graph: every network is strongly typed. TensorRT-RTX bui
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -130,17 +130,8 @@ class TensorRTBackend:
         guard(onnx_path)
         trt = self._module()
         monitor = make_monitor(trt, progress)
-        # In a thread of its own: TensorRT swallows a KeyboardInterrupt that reaches it in a callback, which run there.
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            try:
-                work = pool.submit(self._build, trt, onnx_path, inputs, config, monitor)
-                # Python handles a signal only when the main thread runs, which may not be the one that it woke.
-                while not wait([work], timeout=0.1).done:
-                    pass
-                return work.result()
-            except BaseException:
-                monitor.stop()
-                raise
+        # TensorRT swallows a KeyboardInterrupt that reaches it in a callback; those run in the thread that builds.
+        return _in_thread(lambda: self._build(trt, onnx_path, inputs, config, monitor), monitor.stop)
 
     def _build(
         self, trt: ModuleType, onnx_path: Path, inputs: Sequence[TensorSpec], config: EngineConfig, monitor: Any
@@ -197,6 +188,33 @@ class TensorRTBackend:
         if self.name == FULL:
             return f"{cuda.gpu_name()} ({cuda.capability()})"
         return ", ".join(config.compute_capabilities) or "portable (tensorrt_rtx's default)"
+
+
+def _in_thread(work: Callable[[], Built], stop: Callable[[], None]) -> Built:
+    """What `work` returns or raises, run in a thread of its own; an interruption of this one calls `stop` and waits for
+    the end. It waits by looking, not by a lock: an interruption that falls into taking one may leave it taken."""
+    built: list[Built] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            built.append(work())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        while not built and not raised:
+            time.sleep(0.02)
+    except BaseException:
+        stop()
+        raise
+    finally:
+        thread.join()
+    if raised:
+        raise raised[0]
+    return built[0]
 
 
 def _capabilities(trt: ModuleType) -> list[str]:

@@ -93,7 +93,7 @@ class EngineRun:
 
 @dataclass(frozen=True)
 class Run:
-    """The records of one model and its engines, in the order in which params.yaml names the engines."""
+    """The records of one model and its engines, the engines sorted by name."""
 
     model: str
     check: Record

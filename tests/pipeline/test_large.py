@@ -1,0 +1,43 @@
+"""The models of transformers, outside of the default list, from the class to the engine."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.conftest import new_project
+
+pytestmark = pytest.mark.slow
+# Parameters by their papers: ResNet-50 has 25.6 million, ViT-B/16 86.6, BERT base 109.5 (and a head of two classes).
+MILLIONS = {"resnet50": (25.4, 25.7), "vit_base": (86.4, 86.7), "bert_base": (109.3, 109.6)}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Removed at once, unlike tmp_path: a run leaves a gigabyte."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path).resolve()
+
+
+@pytest.mark.parametrize("name", MILLIONS)
+def test_a_large_model_becomes_a_half_precision_engine(name: str, folder: Path) -> None:
+    pytest.importorskip("transformers")
+    project = new_project(folder / "project")
+    project.params(f"models: {{{name}: {{}}}}\nengines: {{half: {{model: {name}, quantize: {{use: fp16}}}}}}\n")
+    ran = project.repro()
+    assert {stage.partition("@")[2] for stage in ran} == {name, "half"}
+    model = project.path / "build/models" / name
+    least, most = MILLIONS[name]
+    parameters = json.loads((model / "torchscript.json").read_text())["parameters"]
+    assert least <= parameters / 1e6 <= most
+    engine = json.loads((model / "engines/half/engine.json").read_text())
+    assert (engine["backend"], engine["precision"]) == ("tensorrt_rtx", "fp16")
+    # two bytes a parameter, and what the engine is beside its weights
+    assert 1.9 * parameters < (model / "engines/half/model.engine").stat().st_size == engine["bytes"] < 3 * parameters
+    metrics = json.loads((model / "engines/half/metrics.json").read_text())
+    assert metrics["sqnr_db"] > 40  # 11 bits of mantissa are 66 dB; some fifty layers cost up to a quarter of it
+    assert metrics["engine_run"] == "yes" or metrics["engine_run"].startswith("no: ")
