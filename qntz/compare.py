@@ -56,7 +56,7 @@ def largest_magnitudes(runs: Sequence[Arrays]) -> dict[str, float]:
     largest: dict[str, float] = {}
     for run in runs:
         for name, array in run.items():
-            finite = np.abs(array[np.isfinite(array)]) if array.dtype.kind in "fc" else array[:0]
+            finite = np.abs(array[np.isfinite(array)]) if array.dtype.kind in "fc" else np.empty(0)
             largest[name] = max(largest.get(name, 0.0), float(finite.max()) if finite.size else 0.0)
     return largest
 

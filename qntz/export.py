@@ -72,7 +72,7 @@ def export(
     """
     import onnx
 
-    from qntz.model import in_order, load_torchscript
+    from qntz.model import WRAPPED, in_order, load_torchscript
 
     script = load_torchscript(captured) if isinstance(captured, Path) else captured
     known = [p.record.name for p in (*symbolics, *passes)]
@@ -82,6 +82,8 @@ def export(
     order = in_order(script, list(inputs))
     with _registered(symbolics, opset, forbid) as fired:
         model = onnx.load_from_string(_exported(script, inputs, probes, golden, order, opset))
+    if hasattr(script, WRAPPED):
+        _unwrap(model, WRAPPED)
     told = _told(symbolics, fired, require, forbid)
     names = {provided.record.name for provided in passes}
     model, passed = apply_passes(model, passes, sorted(names & set(require)), sorted(names & set(forbid)))
@@ -243,6 +245,23 @@ def _strip(model: Any) -> None:
     for node in nodes_of(model.graph):
         node.doc_string = ""
         del node.metadata_props[:]
+
+
+def _unwrap(model: Any, wrapper: str) -> None:
+    """Takes the wrapper's scope out of all names: "/wrapper/layer/Gemm" is the user's "/layer/Gemm"."""
+
+    def plain(name: str) -> str:
+        return name.removeprefix(f"/{wrapper}").removeprefix(f"{wrapper}.")
+
+    pending = [model.graph]
+    while pending:
+        graph = pending.pop()
+        for named in (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+            named.name = plain(named.name)
+        for node in graph.node:
+            for names in (node.input, node.output):
+                names[:] = [plain(name) for name in names]
+            pending += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
 
 
 def sources(model: Any) -> dict[str, dict[str, str]]:

@@ -30,6 +30,7 @@ class Figures:
 
     Attributes:
         score_eager, score: the metric of the eager model and of the artifact on the test data; None without a metric.
+        scored: the outputs that the metric read.
         agreement: fraction, 0..1, of decisions that are the eager model's, on the test data (without any: on the
             probes); None where an output holds no decision, as `agreement` says.
         worst: the worst relative error on the probes.
@@ -43,6 +44,7 @@ class Figures:
 
     score_eager: float | None
     score: float | None
+    scored: frozenset[str]
     agreement: float | None
     worst: Difference
     sqnr_db: float | None
@@ -90,16 +92,19 @@ def measure(
             )
     actual, expected = (got, list(reference)) if reference else (outputs, list(golden))
     score_eager = score = None
+    scored: frozenset[str] = frozenset()
     if metric is not None:
-        wanted = _targets(targets, metric)
+        wanted, joined = _targets(targets, metric), _Joined(actual, metric)
         score_eager = float(metric.score(_Joined(expected, metric), wanted))
-        score = float(metric.score(_Joined(actual, metric), wanted))
+        score = float(metric.score(joined, wanted))
+        scored = frozenset(joined.read)
     by_output = _sqnr_by_output(actual, expected)
     noisiest = min(by_output, key=by_output.__getitem__, default="")
     return Figures(
         score_eager=score_eager,
         score=score,
-        agreement=agreement(actual, expected, metric),
+        scored=scored,
+        agreement=agreement(actual, expected, metric, [len(target) for target in targets if target is not None]),
         worst=worst_difference(outputs, golden),
         sqnr_db=by_output.get(noisiest),
         sqnr_output=noisiest,
@@ -120,20 +125,23 @@ def _in_order(outputs: Arrays, wanted: Arrays) -> Arrays:
     return {name: outputs[name] for name in wanted}
 
 
-def agreement(actual: Sequence[Arrays], expected: Sequence[Arrays], metric: Metric | None) -> float | None:
+def agreement(
+    actual: Sequence[Arrays], expected: Sequence[Arrays], metric: Metric | None, samples: Sequence[int] = ()
+) -> float | None:
     """The fraction of decisions, 0..1, on which two sets of runs agree.
 
-    With a metric a decision is a sample's, as the metric says. Without one it is of the first output: the argmax over
-    its last axis where it is floating, the element itself where it is not. None where a floating output has no last
-    axis of two or more classes beside the batch.
+    With a metric a decision is a sample's, as the metric says; `samples` is their number in each run. Without one it is
+    of the first output: the argmax over its last axis where it is floating, the element itself where it is not. None
+    where a floating output has no last axis of two or more classes beside the batch.
     """
     alike = total = 0.0
+    if metric is not None:
+        for got, wanted, count in zip(actual, expected, samples, strict=True):
+            alike += count * metric.agree(got, wanted)
+            total += count
+        return alike / total if total else None
     for got, wanted in zip(actual, expected, strict=True):
         name, e = next(iter(wanted.items()))
-        if metric is not None:
-            alike += len(e) * metric.agree(got, wanted)
-            total += len(e)
-            continue
         a = got[name]
         if e.dtype.kind == "f":
             if e.ndim < 2 or e.shape[-1] < 2:
@@ -167,9 +175,7 @@ def gate(
     def refuse(why: str) -> None:
         raise ParityError("is too far from the eager model", where=where, why=why, do=do)
 
-    judged = None
     if metric is not None and figures.score is not None and figures.score_eager is not None:
-        judged = next(iter(figures.golden[0]))
         drop = figures.score_eager - figures.score
         # A drop of exactly the tolerance passes, although 0.97 - 0.96 is a little more than 0.01 in binary.
         if not drop <= tolerance.metric_drop + 1e-9:
@@ -178,12 +184,12 @@ def gate(
                 f" (at most {tolerance.metric_drop:g} wanted)"
             )
     for name, decibels in figures.sqnr_by_output.items():
-        if name != judged and not decibels >= tolerance.sqnr_db:
+        if name not in figures.scored and not decibels >= tolerance.sqnr_db:
             refuse(f"SQNR of output {name!r} is {decibels:.2f} dB (at least {tolerance.sqnr_db:g} wanted)")
     for name, alike in figures.alike_by_output.items():
-        if name != judged and not alike >= tolerance.agreement:
+        if name not in figures.scored and not alike >= tolerance.agreement:
             refuse(f"{alike:.4f} of output {name!r} is equal (at least {tolerance.agreement:g} wanted)")
-    if judged is None and figures.agreement is not None and not figures.agreement >= tolerance.agreement:
+    if metric is None and figures.agreement is not None and not figures.agreement >= tolerance.agreement:
         refuse(f"agreement is {figures.agreement:.4f} (at least {tolerance.agreement:g} wanted)")
 
 
@@ -271,11 +277,12 @@ def _targets(targets: Sequence[np.ndarray | None], metric: Metric) -> np.ndarray
 
 
 class _Joined(Mapping[str, np.ndarray]):
-    """The outputs of all samples along the first axis, each joined when the metric reads it: one that it does not read
-    may have any shape. Reading one whose shapes do not allow it raises DataError."""
+    """The outputs of all samples along the first axis, each joined when the metric reads it, and kept in `read`: one
+    that it does not read may have any shape. Reading one whose shapes do not allow it raises DataError."""
 
     def __init__(self, runs: Sequence[Arrays], metric: Metric) -> None:
         self._runs, self._metric = runs, metric
+        self.read: dict[str, np.ndarray] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._runs[0])
@@ -284,6 +291,11 @@ class _Joined(Mapping[str, np.ndarray]):
         return len(self._runs[0])
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.read:
+            self.read[name] = self._join(name)
+        return self.read[name]
+
+    def _join(self, name: str) -> np.ndarray:
         arrays = [run[name] for run in self._runs]
         if any(array.ndim == 0 for array in arrays):
             raise DataError(

@@ -18,7 +18,7 @@ import re
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -258,7 +258,8 @@ class Fingerprints:
             outside |= closure.outside
             exact = stage == "check"  # findings carry lines, and suppressions are comments
             named = sorted(set(self._paths(model.get("factory") or {})))
-            section["model"] = digest([self.sources(closure, exact), self.globbed(named)])
+            section["model"] = self.sources(closure, exact)
+            section["model_files"] = self.globbed(named)
             source = model.get("weights") or model.get("torchscript")
             section["weights"] = self.content(self.root / source) if source else None
         sections = [d for d in data if d]
@@ -305,9 +306,14 @@ class Fingerprints:
 
     def _beside_plugins(self) -> str:
         """The contents of what lies in plugins/ and is no Python: any plugin may open it."""
-        beside = sorted(p for p in (self.root / plugins.FOLDER).rglob("*") if p.is_file() and p.suffix != ".py")
-        kept = [path for path in beside if "__pycache__" not in path.parts and not path.name.startswith(".")]
-        return digest({str(path.relative_to(self.root)): self.content(path) for path in kept})
+        beside: dict[str, str] = {}
+        for folder, folders, names in os.walk(self.root / plugins.FOLDER, followlinks=True):
+            folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
+            paths = [
+                Path(folder, name) for name in names if not name.startswith(".") and not name.endswith((".py", "~"))
+            ]
+            beside.update({os.path.relpath(path, self.root): self.content(path) for path in paths})
+        return digest(beside)
 
     def _implements(self, path: Path, stage: str) -> bool:
         return plugins.concerns(self._hooks(path), stage)
@@ -380,7 +386,7 @@ def _read_python(path: Path) -> dict[str, Any]:
 
 def _source_digest(tree: ast.Module) -> str:
     """Without docstrings and positions; empties the docstrings in place."""
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
             first = node.body[0]
             if (
@@ -390,6 +396,16 @@ def _source_digest(tree: ast.Module) -> str:
             ):
                 first.value.value = ""
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """The module, its statements and what groups them, nested ones included; no expressions, which hold none."""
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        yield node
+        if not isinstance(node, (ast.Assign, ast.Expr, ast.Return)):  # the most frequent ones that hold no others
+            pending += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr)]
 
 
 def _is_type_checking(test: ast.expr) -> bool:
@@ -428,14 +444,15 @@ def _site() -> dict[str, Any]:
     # editable ones first: the egg-info that stands beside their source is no installation
     found_all = [(_editable(distribution), distribution) for distribution in importlib.metadata.distributions()]
     for editable, distribution in sorted(found_all, key=lambda pair: not pair[0]):
-        name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
+        metadata = distribution.metadata  # each access parses it
+        name = re.sub(r"[-_.]+", "-", metadata["Name"] or "").lower()
         if not name or name in seen:
             continue  # the first on sys.path counts
         seen.add(name)
         found += [[e.name, e.module] for e in distribution.entry_points if e.group == plugins.ENTRY_POINTS]
         if editable:
             continue  # followed as source
-        versions[name] = distribution.version.partition("+")[0] + _own_build(distribution)
+        versions[name] = metadata["Version"].partition("+")[0] + _own_build(distribution)
         for top in _top_level(distribution):
             top_level.setdefault(top, []).append(name)
     return {"versions": versions, "top_level": {t: sorted(n) for t, n in top_level.items()}, "plugins": sorted(found)}

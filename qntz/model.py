@@ -13,6 +13,8 @@ import torch
 from qntz.errors import ModelError, one_line
 from qntz.records import Arrays
 
+WRAPPED = "qntz_model"  # the attribute by which a capture that is wrapped holds the model; no exported name keeps it
+
 
 def load_model(
     factory: Mapping[str, Any] | None, weights: str | None, torchscript: str | None, root: Path

@@ -23,7 +23,8 @@ def work(job: Job) -> None:
     reference = reference_outputs(eager, [inputs for inputs, _ in test_batches(job, samples)], order)
     data, told = archive_bytes(captured.module), record(captured, proofs, config.tolerance, eager)
     source = model.weights or model.torchscript
-    made_from = {**({source: job.inputs["weights"]} if source else {}), **job.inputs["extra"]}
+    weights = {source: job.inputs["weights"]} if source else {}
+    made_from = {**weights, **job.inputs["model_files"], **job.inputs["extra"]}
     write_bytes(job.of.captured / CAPTURED_MODULE, data)
     write_json(job.of.captured / CAPTURED_FROM, made_from)
     write_runs(job.of.probes, probes)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qntz import ort
 from qntz.config import InputConfig
-from qntz.errors import CaptureError, ExportError, ParityError, PluginError, RewriteError
+from qntz.errors import ExportError, ParityError, PluginError, RewriteError
 from qntz.export import dynamic_axes, export
 from qntz.model import run_model
 from qntz.records import GraphPass, Provided, Symbolic
@@ -196,7 +196,35 @@ def test_a_dict_or_list_of_outputs_is_traced_and_exported_under_its_names(net: n
     assert [output.name for output in model.graph.output] == names
     got = ort.run_all(exported.data, [PROBES[1]])[0]
     np.testing.assert_array_equal(got[names[0]], PROBES[1]["x"] * 2)
-    with pytest.raises(
-        CaptureError, match=r"forward returns a (dict|list), which the ONNX exporter takes from a traced"
-    ):
-        capture(net, PROBES[0], PROBES[1:], method="script")
+
+
+class Branches(nn.Module):
+    """A dict of a branch on the values: only a script keeps both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+
+    def forward(self, x: Tensor, scale: int = 2) -> dict[str, Tensor]:
+        y = self.layers(x)
+        if bool(x.sum() > 0):
+            y = y * scale
+        return {"y": y, "sum": y.sum(1)}
+
+
+def test_a_scripted_dict_keeps_its_names_its_branch_and_its_modules_paths() -> None:
+    torch.manual_seed(0)
+    net = Branches()
+    probes = [{"x": np.ones((2, 3), np.float32)}, {"x": -np.ones((4, 3), np.float32)}]
+    captured = capture(net, probes[0], probes[1:], method="script")
+    exported = export(captured.module, {"x": InputConfig(shape=["n", 3])}, probes, captured.golden)
+    model = onnx.load_from_string(exported.data)
+    assert [output.name for output in model.graph.output] == ["y", "sum"]
+    assert "If" in exported.operators
+    assert {"layers.0", "layers.1"} <= {source["module"] for source in exported.sources.values()}
+    assert b"qntz_model" not in exported.data
+    weight, bias = (p.detach().numpy() for p in net.layers[0].parameters())
+    for probe, scale, got in zip(probes, (2, 1), ort.run_all(exported.data, probes), strict=True):
+        wanted = np.maximum(probe["x"] @ weight.T + bias, 0) * scale
+        np.testing.assert_allclose(got["y"], wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(got["sum"], wanted.sum(1), rtol=1e-5, atol=1e-6)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from qntz import plugins
 from qntz.compose import compose
 
 
@@ -270,11 +272,27 @@ def test_another_build_of_one_version_from_a_folder(project: Path, tmp_path: Pat
     assert key("onnxsim/__init__.py,sha256=cc,1\n") != first
 
 
-def test_a_file_beside_a_plugin_reaches_the_stages_of_the_plugins(project: Path) -> None:
-    def edit(project: Path) -> None:
-        (project / "plugins/table.csv").write_text("1\n")
+def test_a_file_beside_a_plugin_reaches_the_stages_of_the_plugins(project: Path, tmp_path_factory) -> None:
+    def edit(name: str) -> Callable[[Path], None]:
+        def write(project: Path) -> None:
+            (project / "plugins" / name).parent.mkdir(exist_ok=True)
+            (project / "plugins" / name).write_text(f"{name}\n")
 
-    assert changed(project, edit) == {(m, "torchscript") for m in MODELS}
+        return write
+
+    assert changed(project, edit("table.csv")) == {(m, "torchscript") for m in MODELS}
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (project / "plugins/linked").symlink_to(elsewhere)
+    assert changed(project, edit("linked/table.csv")) == {(m, "torchscript") for m in MODELS}
+    assert changed(project, edit(".ipynb_checkpoints/table.csv")) == set()
+
+
+def test_a_shipped_backend_is_named_after_its_file() -> None:
+    """What the keys rest on."""
+    for path in plugins.builtin_files():
+        if plugins.hooks_in(path) == ["qntz_backends"]:
+            (backend,) = importlib.import_module(f"qntz.builtin.{path.stem}").qntz_backends()
+            assert backend.name == path.stem
 
 
 def test_only_the_engines_own_backend_is_in_its_key(project: Path) -> None:

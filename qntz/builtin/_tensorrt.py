@@ -5,7 +5,7 @@ Precision stands in the graph: every network is strongly typed. TensorRT-RTX bui
 
 from __future__ import annotations
 
-import threading
+import _thread
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -191,27 +191,33 @@ class TensorRTBackend:
 
 
 def _in_thread(work: Callable[[], Built], stop: Callable[[], None]) -> Built:
-    """What `work` returns or raises, run in a thread of its own; an interruption of this one calls `stop` and waits for
-    the end. It waits by looking, not by a lock: an interruption that falls into taking one may leave it taken."""
+    """What `work` returns or raises, run in a thread of its own; an interruption of this one calls `stop`, and waits
+    for the end unless a second one comes.
+
+    It starts and waits without a lock, which an interruption that falls into taking it would leave taken for ever:
+    that is why neither threading.Thread nor concurrent.futures stands here."""
+    started: list[bool] = []
     built: list[Built] = []
     raised: list[BaseException] = []
 
     def run() -> None:
+        started.append(True)
         try:
             built.append(work())
         except BaseException as error:
             raised.append(error)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        while not built and not raised:
+    def wait(running: list[bool]) -> None:
+        while running and not built and not raised:
             time.sleep(0.02)
+
+    try:
+        _thread.start_new_thread(run, ())
+        wait([True])
     except BaseException:
         stop()
+        wait(started)
         raise
-    finally:
-        thread.join()
     if raised:
         raise raised[0]
     return built[0]

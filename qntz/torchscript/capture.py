@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,8 +15,9 @@ import torch
 from qntz.compare import Difference, require_parity
 from qntz.config import DimConfig
 from qntz.errors import CaptureError, ModelError, ParityError, one_line
-from qntz.model import call, in_order, named_outputs, run_model, tensors
+from qntz.model import WRAPPED, call, in_order, named_outputs, run_model, tensors
 from qntz.records import Arrays, RewriteProof
+from qntz.torchscript.archive import archive_bytes
 
 METHODS = {"trace": "the traced module", "script": "the scripted module", "saved": "the saved module"}
 
@@ -76,16 +78,11 @@ def capture(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if method == "trace":
-                script = _traced(module if flat else _Flat(module), example_inputs, order)
+                script = _traced(module if flat else _Plain(module, order, flat), example_inputs, order)
             else:
                 script = _scripted(module)
     if method != "trace":
-        script = _settled(script, example_inputs, order)
-    if not flat and method != "trace":
-        raise CaptureError(
-            f"forward returns a {type(raw).__name__}, which the ONNX exporter takes from a traced model only",
-            do="Return a tensor or a tuple of tensors, or set torchscript.method to trace.",
-        )
+        script = _settled(script, example_inputs, order, flat)
     outputs = [_run(script, one, order, method, list(golden[0])) for one in inputs]
     try:
         parity = require_parity(outputs, golden, tolerance, METHODS[method])
@@ -98,17 +95,6 @@ def capture(
         ) from error
     told = sorted({str(w.message).splitlines()[0] for w in caught if issubclass(w.category, torch.jit.TracerWarning)})
     return Captured(script, method, why, tuple(order), golden, parity, tuple(told))
-
-
-class _Flat(torch.nn.Module):
-    """A model whose dict, list or named tuple of outputs comes as a plain tuple, in its order."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(named_outputs(self.model(*inputs)).values())
 
 
 def _traced(module: torch.nn.Module, example: Arrays, order: Sequence[str]) -> torch.jit.ScriptModule:
@@ -136,29 +122,43 @@ def _scripted(module: torch.nn.Module) -> torch.jit.ScriptModule:
         ) from error
 
 
-class _Settled(torch.nn.Module):
-    """A scripted model called with exactly these inputs."""
+class _Plain(torch.nn.Module):
+    """A model called with exactly these inputs, that returns a tensor or a tuple of tensors: what a dict, list or named
+    tuple holds, in its order."""
 
-    def __init__(self, script: torch.jit.ScriptModule, order: Sequence[str]) -> None:
+    def __init__(self, model: torch.nn.Module, order: Sequence[str], flat: bool) -> None:
         super().__init__()
-        self.model = script
+        setattr(self, WRAPPED, model)
 
         def forward(*inputs: torch.Tensor) -> Any:
-            return script(*inputs)
+            outputs = model(*inputs)
+            return outputs if flat else tuple(named_outputs(outputs).values())
 
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD  # what the trace names its inputs by
         forward.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in order])  # type: ignore[attr-defined]
         self.forward = forward
 
 
-def _settled(script: torch.jit.ScriptModule, example: Arrays, order: Sequence[str]) -> torch.jit.ScriptModule:
-    """The scripted module itself; where it has optional arguments, which the exporter refuses as None and keeps as
-    ONNX optionals otherwise, a trace around it that gives the inputs there are (its control flow stays)."""
+def _settled(
+    script: torch.jit.ScriptModule, example: Arrays, order: Sequence[str], flat: bool
+) -> torch.jit.ScriptModule:
+    """The scripted module itself, or a trace around it, in which its control flow stays: where it has optional
+    arguments, which the exporter refuses as None and else keeps as ONNX optionals, or outputs that are no tensors."""
     arguments = script.forward.schema.arguments[1:]
     optional = [argument for argument in arguments if isinstance(argument.type, torch._C.OptionalType)]
-    if len(arguments) == len(order) and not optional:
+    if flat and len(arguments) == len(order) and not optional:
         return script
-    return _traced(_Settled(script, order), example, order)
+    try:
+        # read again: a module that was frozen in this process cannot be put into another
+        inner = torch.jit.load(io.BytesIO(archive_bytes(script)))
+        with torch.no_grad():
+            return torch.jit.trace(_Plain(inner, order, flat), tensors(example, order), check_trace=False)
+    except Exception as error:
+        raise CaptureError(
+            "the scripted model cannot be given plain inputs and outputs",
+            why=one_line(error),
+            do="Let forward take no optional arguments, and return a tensor or a tuple of tensors.",
+        ) from error
 
 
 def _run(

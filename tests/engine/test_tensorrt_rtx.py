@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qntz import cuda
+from qntz.builtin import _tensorrt
 from qntz.builtin.tensorrt_rtx import qntz_backends
 from qntz.config import EngineConfig
 from qntz.errors import ArtifactError, BackendError
@@ -247,6 +248,28 @@ def test_an_interruption_is_not_swallowed(rtx: Backend, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         rtx.build(linear(tmp_path), [BATCH], PORTABLE, watched)
     assert len(watched.steps) < 5  # a whole build has dozens
+
+
+def test_an_interruption_while_the_thread_starts_stops_the_build_and_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    import _thread
+
+    start, told = _thread.start_new_thread, []
+
+    def interrupted(run, arguments) -> None:
+        start(run, arguments)
+        time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        while not told:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        told.append("ended")
+
+    monkeypatch.setattr(_thread, "start_new_thread", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _tensorrt._in_thread(work, lambda: told.append("stopped"))
+    assert told == ["stopped", "ended"]
 
 
 @pytest.mark.gpu

@@ -123,7 +123,7 @@ def test_a_scripted_model_with_optional_inputs_keeps_its_branch_and_its_names(na
     mask = {"mask": np.full((3, 3), 2, np.float32)}
     up, down = {"x": np.ones((3, 3), np.float32), **mask}, {"x": np.full((3, 3), -1, np.float32), **mask}
     up, down = ({name: run[name] for name in names} for run in (up, down))
-    model = torch.jit.script(Masked()) if saved else Masked()
+    model = torch.jit.freeze(torch.jit.script(Masked().eval())) if saved else Masked()
     captured = capture(model, up, [down], method="script")
     assert [a.name for a in captured.module.forward.schema.arguments[1:]] == names
     again = torch.jit.load(io.BytesIO(archive_bytes(captured.module)))

@@ -99,6 +99,31 @@ def test_an_output_that_the_metric_does_not_read_may_have_any_shape() -> None:
     batches = [({}, np.array([0])), ({}, np.array([0]))]
     figures = measure(run_of([reference[0], *reference]), [{}], [reference[0]], batches, reference, ACCURACY)
     assert (figures.score, figures.score_eager) == (0.5, 0.5)
+    assert figures.scored == {"y"}
+
+
+def boxes_and_scores(scale: float) -> Arrays:
+    return {"boxes": np.array([[scale, 2.0]]), "y": np.array([[1.0, 0]]), "count": np.array(7)}
+
+
+SCORES = Metric("scores", lambda outputs, targets: float(np.mean(outputs["y"].argmax(-1) == targets)), lambda a, b: 1.0)
+
+
+def test_the_metric_judges_what_it_reads_and_no_other_output() -> None:
+    good, bad, batches = boxes_and_scores(1.0), boxes_and_scores(-50.0), [({}, np.array([0]))]
+    figures = measure(run_of([good, bad]), [{}], [good], batches, [good], SCORES)
+    assert (figures.score, figures.scored) == (1.0, {"y"})
+    with pytest.raises(ParityError, match="SQNR of output 'boxes' is"):
+        gate(figures, "int8", TOLERANCE, SCORES, "a.onnx")
+    gate(measure(run_of([good, good]), [{}], [good], batches, [good], SCORES), "int8", TOLERANCE, SCORES, "a.onnx")
+
+
+def test_agreement_is_by_sample_whatever_an_output_holds() -> None:
+    """One sample of a hundred agrees; the first output has a row for another thing than a sample."""
+    first = {"extra": np.zeros((99, 1)), "y": np.zeros((1, 2))}
+    rest = {"extra": np.zeros((1, 1)), "y": np.ones((99, 2))}
+    metric = Metric("m", lambda outputs, targets: 0.0, lambda got, wanted: float(len(wanted["y"]) == 1))
+    assert agreement([first, rest], [first, rest], metric, [1, 99]) == 0.01
 
 
 @pytest.mark.parametrize(
@@ -121,7 +146,7 @@ def test_agreement_without_a_metric(actual: np.ndarray, expected: np.ndarray, wa
 def test_agreement_counts_samples_not_batches() -> None:
     expected = [y([1, 0], [1, 0], [1, 0]), y([0, 1])]
     actual = [y([1, 0], [1, 0], [0, 1]), y([0, 1])]
-    assert agreement(actual, expected, ACCURACY) == 0.75
+    assert agreement(actual, expected, ACCURACY, [len(e["y"]) for e in expected]) == 0.75
     assert agreement(actual, expected, None) == 0.75
 
 
