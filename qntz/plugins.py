@@ -61,8 +61,11 @@ def hooks_in(path: Path) -> list[str] | None:
 
 
 def concerns(hooks: Sequence[str] | None, stage: str) -> bool:
-    """Whether a plugin with these hooks (None: unknown) can change what a stage makes."""
-    return hooks is None or any(stage in hookspecs.CALLED_BY.get(hook, ()) for hook in hooks)
+    """Whether a plugin with these hooks (None: they cannot be told) can change what a stage makes. One with no hook or
+    an unknown one does: every stage refuses it."""
+    if not hooks or not set(hooks) <= set(hookspecs.CALLED_BY):
+        return True
+    return any(stage in hookspecs.CALLED_BY[hook] for hook in hooks)
 
 
 def load(root: Path, stage: str | None = None) -> Plugins:
@@ -76,7 +79,7 @@ def load(root: Path, stage: str | None = None) -> Plugins:
     for path in builtin_files():
         plugins.register(importlib.import_module(f"{BUILTIN}.{path.stem}"), f"builtin/{path.name}")
     for path in local_files(root):
-        if stage is None or _may_concern(path, stage):
+        if stage is None or concerns(hooks_in(path), stage):
             plugins.register(_import_file(path, root), f"{FOLDER}/{path.name}")
     for entry in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda e: e.name):
         try:
@@ -85,12 +88,6 @@ def load(root: Path, stage: str | None = None) -> Plugins:
             raise PluginError(f"plugin {entry.name!r} does not load", where=entry.value, why=one_line(error)) from error
         plugins.register(module, entry.name)
     return plugins
-
-
-def _may_concern(path: Path, stage: str) -> bool:
-    hooks = hooks_in(path)
-    known = hooks is not None and bool(hooks) and set(hooks) <= set(hookspecs.CALLED_BY)
-    return concerns(hooks, stage) or not known  # what is wrong with a plugin is said by every stage
 
 
 def _import_file(path: Path, root: Path) -> ModuleType:

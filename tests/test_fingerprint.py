@@ -287,6 +287,13 @@ def test_a_file_beside_a_plugin_reaches_the_stages_of_the_plugins(project: Path,
     assert changed(project, edit(".ipynb_checkpoints/table.csv")) == set()
 
 
+@pytest.mark.parametrize("text", ["raise RuntimeError", "def qntz_ruls():\n    pass\n"])
+def test_a_plugin_that_every_stage_refuses_is_in_every_key(project: Path, text: str) -> None:
+    every = {(m, s) for m in MODELS for s in ("check", "torchscript", "export", "simplify", "calibrate", "report")}
+    every |= {(e, s) for e in ENGINES for s in ("quantize", "engine", "verify")}
+    assert changed(project, lambda path: (path / "plugins/bad.py").write_text(text)) == every
+
+
 def test_a_shipped_backend_is_named_after_its_file() -> None:
     """What the keys rest on."""
     for path in plugins.builtin_files():
