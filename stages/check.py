@@ -9,14 +9,15 @@ def work(job: Job) -> None:
     import torch
 
     from qntz.check import as_json, as_sarif, check_model, render, summary_line, verdict
-    from qntz.model import load_model
+    from qntz.model import in_order, load_model
     from qntz.probes import probes_for
 
     model, severity = job.config.model, job.config.check.severity
     rules = list(job.plugins.records("qntz_rules").values())
     module = load_model(model.factory, model.weights, model.torchscript, job.root)
     probes = probes_for(model.probes, model.inputs, model.dims, job.root)
-    example, *further = [{name: torch.from_numpy(array) for name, array in probe.items()} for probe in probes]
+    order = in_order(module, list(model.inputs))  # by name, as all stages bind them
+    example, *further = [{name: torch.from_numpy(probe[name]) for name in order} for probe in probes]
     report = check_model(
         module, example, further, dims=model.dims, source_root=job.root, rules=rules, severity=severity
     )

@@ -181,3 +181,19 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
     finally:
         project.run("umount", str(build))
+
+
+def test_inputs_are_bound_by_name_in_whatever_order_they_are_listed(empty_project: Project) -> None:
+    """x is [n, 3] and gain [n]: with the two swapped, cutting gain to two columns fails."""
+    (empty_project.path / "mine").mkdir()
+    (empty_project.path / "mine/net.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    def forward(self, x, gain):\n"
+        "        return x[:, :2] * gain.reshape(-1, 1)\n"
+    )
+    (empty_project.path / "conf/model/net.yaml").write_text(
+        "factory: {_target_: mine.net.Net}\n"
+        "inputs:\n  gain: {dtype: float32, shape: [batch]}\n  x: {dtype: float32, shape: [batch, 3]}\n"
+        "dims:\n  batch: {min: 1, opt: 2, max: 4}\n"
+    )
+    empty_project.params("models: {net: {}}\nengines: {net: {model: net}}\n")
+    assert "check@net" in empty_project.repro("export@net")
