@@ -278,7 +278,8 @@ class _Composer:
                 f"unknown model {of!r}", where=f"{where}.model", do=did_you_mean(str(of), map(str, models))
             )
         if ("models", of) in result.errors:
-            raise ConfigError(f"its model {of!r} cannot be composed", where=where, why=str(result.errors["models", of]))
+            error = result.errors["models", of]
+            raise ConfigError(f"its model {of!r} cannot be composed", where=where, why=str(error)) from error
         for group in overrides:
             if group in MODEL_STAGES:
                 raise ConfigError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from qntz.config import EngineConfig
 from qntz.errors import BackendError, did_you_mean
-from qntz.records import Backend, Progress, TensorSpec
+from qntz.records import Backend, Built, Progress, TensorSpec
 
 
 def choose_backend(name: str, backends: Mapping[str, Backend]) -> Backend:
@@ -27,8 +27,8 @@ def build_engine(
     backend: Backend,
     progress: Progress,
     made_from: Mapping[str, Any],
-) -> tuple[bytes, dict[str, Any]]:
-    """The plan's bytes and what engine.json tells of it.
+) -> tuple[Built, dict[str, Any]]:
+    """The plan's bytes and what engine.json tells of it: the same for the same plan, so without the seconds it took.
 
     Args:
         onnx_path: the quantized graph. specs: the model's inputs with their shape ranges. precision: that stands in
@@ -44,7 +44,7 @@ def build_engine(
     if not built.plan:
         why = f"{backend.name} {built.version} gives no bytes and no reason"
         raise BackendError("the backend made an empty engine", where=str(onnx_path), why=why)
-    return built.plan, {
+    return built, {
         "backend": backend.name,
         "version": built.version,
         "target": built.target,
@@ -52,7 +52,6 @@ def build_engine(
         "inputs": [_tensor(spec) for spec in built.inputs],
         "outputs": [_tensor(spec) for spec in built.outputs],
         "bytes": len(built.plan),
-        "build_seconds": round(built.seconds, 3),
         "plan_sha256": hashlib.sha256(built.plan).hexdigest(),
         "made_from": dict(sorted(made_from.items())),
         "details": built.details,

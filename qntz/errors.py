@@ -26,7 +26,7 @@ class QntzError(Exception):
         line = f"{self.where}: {self.what}" if self.where else self.what
         if self.why:
             line += f": {self.why.rstrip('.')}"
-        line = line.rstrip(".") + "."
+        line = line if line.endswith("?") else line.rstrip(".") + "."
         if self.do:
             line += f" {self.do}"
         return " ".join(line.split())

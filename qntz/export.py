@@ -17,7 +17,7 @@ from qntz import ort
 from qntz.compare import Difference, require_parity
 from qntz.config import InputConfig
 from qntz.errors import ExportError, PluginError, RewriteError, did_you_mean, one_line
-from qntz.graph import add_made_from, model_bytes, nodes_of, operators
+from qntz.graph import add_made_from, graphs_of, model_bytes, nodes_of, operators
 from qntz.graph_passes import apply_passes
 from qntz.records import Arrays, Provided
 
@@ -253,15 +253,12 @@ def _unwrap(model: Any, wrapper: str) -> None:
     def plain(name: str) -> str:
         return name.removeprefix(f"/{wrapper}").removeprefix(f"{wrapper}.")
 
-    pending = [model.graph]
-    while pending:
-        graph = pending.pop()
+    for graph in graphs_of(model.graph):
         for named in (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
             named.name = plain(named.name)
         for node in graph.node:
             for names in (node.input, node.output):
                 names[:] = [plain(name) for name in names]
-            pending += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
 
 
 def sources(model: Any) -> dict[str, dict[str, str]]:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from qntz.compare import Difference, require_parity, sqnr_db, worst_difference
 from qntz.config import ToleranceConfig
-from qntz.errors import DataError, ParityError
+from qntz.errors import DataError, ParityError, PluginError, QntzError, one_line
 from qntz.records import Arrays, Metric
 
 Batch = tuple[Arrays, "np.ndarray | None"]
@@ -75,6 +75,7 @@ def measure(
 
     Raises:
         DataError: the test data are not those that `reference` was made of, or lack what the metric needs.
+        PluginError: the metric fails, or gives no number.
     """
     outputs = [_in_order(run(probe), wanted) for probe, wanted in zip(probes, golden, strict=True)]
     got: list[Arrays] = []
@@ -95,8 +96,14 @@ def measure(
     scored: frozenset[str] = frozenset()
     if metric is not None:
         wanted, joined = _targets(targets, metric), _Joined(actual, metric)
-        score_eager = float(metric.score(_Joined(expected, metric), wanted))
-        score = float(metric.score(joined, wanted))
+        score_eager = _number(metric, "score", _Joined(expected, metric), wanted)
+        if not math.isfinite(score_eager):
+            raise PluginError(
+                f"metric {metric.name!r} gives {score_eager} for the eager model",
+                where="model.metric",
+                do="Repair it, or measure without a metric.",
+            )
+        score = _number(metric, "score", joined, wanted)
         scored = frozenset(joined.read)
     by_output = _sqnr_by_output(actual, expected)
     noisiest = min(by_output, key=by_output.__getitem__, default="")
@@ -115,6 +122,22 @@ def measure(
         test_outputs=got,
         reference=list(reference),
     )
+
+
+def _number(metric: Metric, function: Literal["score", "agree"], *arguments: Any) -> float:
+    """What one of the metric's functions gives; raises PluginError where that is no number."""
+    what = f"{function} of metric {metric.name!r}"
+    try:
+        given = getattr(metric, function)(*arguments)
+    except QntzError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{what} fails", where="model.metric", why=one_line(error)) from error
+    try:
+        return float(given)
+    except (TypeError, ValueError) as error:
+        told = f"an array of shape {list(given.shape)}" if isinstance(given, np.ndarray) else repr(given)
+        raise PluginError(f"{what} gives {told}, no number", where="model.metric") from error
 
 
 def _in_order(outputs: Arrays, wanted: Arrays) -> Arrays:
@@ -137,7 +160,7 @@ def agreement(
     alike = total = 0.0
     if metric is not None:
         for got, wanted, count in zip(actual, expected, samples, strict=True):
-            alike += count * metric.agree(got, wanted)
+            alike += count * _number(metric, "agree", got, wanted)
             total += count
         return alike / total if total else None
     for got, wanted in zip(actual, expected, strict=True):

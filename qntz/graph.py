@@ -15,15 +15,24 @@ LARGEST_MODEL = 2**31 - 1  # protobuf's limit for one message, in bytes
 MADE_FROM = "qntz.made_from"  # a key of the model's metadata
 
 
-def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes, those of subgraphs after the node that holds them."""
+def subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    """The graphs that an attribute holds; most hold none."""
+    return [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
+
+
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and all its subgraphs, each after the one that holds it."""
+    yield graph
     for node in graph.node:
-        yield node
         for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from nodes_of(attribute.g)
-            for graph_of_many in attribute.graphs:
-                yield from nodes_of(graph_of_many)
+            for subgraph in subgraphs(attribute):
+                yield from graphs_of(subgraph)
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those of subgraphs included, graph by graph."""
+    for inner in graphs_of(graph):
+        yield from inner.node
 
 
 def read_model(path: Path) -> onnx.ModelProto:

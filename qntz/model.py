@@ -202,8 +202,13 @@ def run_model(module: torch.nn.Module, inputs: Arrays, order: Sequence[str]) -> 
     Raises:
         ModelError: forward raises; with the shapes that it was given.
     """
+    return arrays_of(call(module, inputs, order))
+
+
+def arrays_of(outputs: Any) -> Arrays:
+    """A model's outputs as arrays by name; raises ModelError as `run_model`."""
     arrays = {}
-    for name, tensor in named_outputs(call(module, inputs, order)).items():
+    for name, tensor in named_outputs(outputs).items():
         try:
             arrays[name] = tensor.detach().numpy()
         except (TypeError, RuntimeError) as error:  # bfloat16, sparse or complex views: NumPy has none

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from qntz.graph import nodes_of
+from qntz.graph import nodes_of, subgraphs
 
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -54,7 +54,7 @@ def candidates(model: onnx.ModelProto) -> list[Candidate]:
     found = []
     for name, node in zip(node_names(graph), graph.node, strict=True):
         for attribute in node.attribute:
-            for subgraph in (attribute.g, *attribute.graphs):
+            for subgraph in subgraphs(attribute):
                 for inner in nodes_of(subgraph):
                     if inner.op_type in WEIGHTED_OPS:
                         label = inner.name or f"{inner.op_type}_{inner.output[0]}"

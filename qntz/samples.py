@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qntz.config import DimConfig, InputConfig
-from qntz.errors import DataError, did_you_mean
+from qntz.errors import DataError, PluginError, QntzError, did_you_mean, one_line
 from qntz.records import Arrays, DataSource
 
 TARGET = "target"
@@ -30,6 +30,7 @@ def open_samples(
 
     Raises:
         DataError: no such source, no samples, or a sample that does not fit the model (`where` and its number named).
+        PluginError: the source raises anything but qntz's own errors.
     """
     options = dict(data)
     name = options.pop("source")
@@ -37,7 +38,7 @@ def open_samples(
         raise DataError(f"no data source {name!r}", where=where, do=did_you_mean(name, sources))
     limit = options.get("count")
     given = 0
-    for given, sample in enumerate(sources[name].open(options, root), start=1):
+    for given, sample in enumerate(_opened(sources[name], options, root, where), start=1):
         yield checked(sample, inputs, dims, f"{where}, sample {given - 1}")
         if limit is not None and given >= limit:
             return
@@ -49,6 +50,21 @@ def open_samples(
         )
 
 
+def _opened(source: DataSource, options: Mapping[str, Any], root: Path, where: str) -> Iterator[Arrays]:
+    """The source's samples; what it raises names it."""
+    number = 0
+    try:
+        for sample in source.open(options, root):
+            yield sample
+            number += 1
+    except QntzError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"data source {source.name!r} fails", where=f"{where}, sample {number}", why=one_line(error)
+        ) from error
+
+
 def checked(sample: Arrays, inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig], where: str) -> Arrays:
     """The sample, where it fits the model's inputs; raises DataError where it does not."""
     sizes: dict[str, int] = {}
@@ -56,6 +72,8 @@ def checked(sample: Arrays, inputs: Mapping[str, InputConfig], dims: Mapping[str
         if name not in sample:
             raise DataError(f"no input {name!r}", where=where, do=did_you_mean(name, sample))
         array = sample[name]
+        if not isinstance(array, (np.ndarray, np.generic)):
+            raise DataError(f"{name} is a {type(array).__name__}, no NumPy array", where=where, do="Use numpy.asarray.")
         if str(array.dtype) != spec.dtype:
             raise DataError(f"{name} is {array.dtype}, the model takes {spec.dtype}", where=where)
         shape = spec.shape[1:]
@@ -65,12 +83,15 @@ def checked(sample: Arrays, inputs: Mapping[str, InputConfig], dims: Mapping[str
                 where=where,
             )
         for size, wanted in zip(array.shape, shape, strict=True):
+            why = ""
             if isinstance(wanted, int):
                 fits = size == wanted
-            else:
-                fits = dims[wanted].min <= size <= dims[wanted].max and sizes.setdefault(wanted, size) == size
+            elif not (fits := dims[wanted].min <= size <= dims[wanted].max):
+                why = f"{wanted} goes from {dims[wanted].min} to {dims[wanted].max} (model.dims)"
+            elif not (fits := sizes.setdefault(wanted, size) == size):
+                why = f"another input has {wanted} {sizes[wanted]}"
             if not fits:
-                raise DataError(f"{name} has shape {list(array.shape)}, the model takes {shape}", where=where)
+                raise DataError(f"{name} has shape {list(array.shape)}, the model takes {shape}", where=where, why=why)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             kind = "NaN" if np.isnan(array).any() else "infinity"
             raise DataError(f"{name} holds {kind}", where=where, do="Repair or remove the sample.")
@@ -114,7 +135,8 @@ def batches(
         yield joined()
 
 
-def batch_range(inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig]) -> tuple[int, int]:
-    """The fewest and the most samples that the model's first dimension takes at a time."""
+def batch_size(wanted: int, inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig]) -> tuple[int, int]:
+    """The number of samples a batch nearest to `wanted` that the model's first dimension takes, and the fewest."""
     first = next(iter(inputs.values())).shape[0]
-    return (first, first) if isinstance(first, int) else (dims[first].min, dims[first].max)
+    least, most = (first, first) if isinstance(first, int) else (dims[first].min, dims[first].max)
+    return max(least, min(wanted, most)), least

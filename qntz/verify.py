@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qntz import ort
-from qntz.compare import relative_error
+from qntz.compare import largest_magnitudes, relative_error
 from qntz.config import EngineConfig, VerifyConfig
 from qntz.errors import BackendError
 from qntz.figures import Batch, Figures, gate, measure, metrics_of, pooled_sqnr_db
@@ -155,11 +155,12 @@ def _yielded(graph: onnx.GraphProto) -> dict[str, tuple[int, str]]:
 
 
 def _probe_rows(figures: Figures) -> Iterator[tuple[Any, ...]]:
+    largest = largest_magnitudes(figures.golden)
     for probe, (got, wanted) in enumerate(zip(figures.outputs, figures.golden, strict=True)):
         for name, reference in wanted.items():
             floating = reference.dtype.kind == "f"
             decibels = _decibel(pooled_sqnr_db([got[name]], [reference])) if floating else ""
-            error = f"{relative_error(got[name], reference):.6g}"
+            error = f"{relative_error(got[name], reference, largest[name]):.6g}"
             yield probe, name, "x".join(map(str, got[name].shape)), error, decibels
 
 

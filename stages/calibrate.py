@@ -9,7 +9,7 @@ def work(job: Job) -> None:
     from qntz.errors import DataError
     from qntz.histograms import arrays_of
     from qntz.progress import Bar
-    from qntz.samples import batch_range, batches, open_samples
+    from qntz.samples import batch_size, batches, open_samples
 
     model, config = job.config.model, job.config.calibrate
     if not config.needed:
@@ -24,8 +24,7 @@ def work(job: Job) -> None:
         )
     sources = job.plugins.records("qntz_data_sources")
     samples = open_samples(data, sources, model.inputs, model.dims, job.root, "model.data.calibrate")
-    least, most = batch_range(model.inputs, model.dims)
-    size = max(least, min(config.batch_size, most))
+    size, least = batch_size(config.batch_size, model.inputs, model.dims)
     with Bar(f"calibrate {job.name}") as progress:
         histograms = collect(
             job.of.simplified,

@@ -18,6 +18,8 @@ def main() -> int:
         print(f"error: compose: {error}", file=sys.stderr)
         return error.exit_code
     for error in result.errors.values():
+        if isinstance(error.__cause__, QntzError):
+            continue  # told already: an engine whose model cannot be composed
         print(f"error: compose: {error}", file=sys.stderr)
     return 0
 

@@ -13,7 +13,7 @@ def work(job: Job) -> None:
     config, model = job.config.engine, job.config.model
     backend = choose_backend(config.backend, job.plugins.records("qntz_backends"))
     with Bar(f"engine {job.name}") as progress:
-        plan, record = build_engine(
+        built, record = build_engine(
             job.paths.quantized,
             tensor_specs(model.inputs, model.dims),
             config,
@@ -26,9 +26,10 @@ def work(job: Job) -> None:
                 **{key: job.inputs[key] for key in ("code", "plugins", "tools")},
             },
         )
-    write_bytes(job.paths.plan, plan)
+    write_bytes(job.paths.plan, built.plan)
     write_json(job.paths.engine_json, record)
-    job.say(f"{record['backend']} {record['version']} for {record['target']}, {len(plan):,} bytes")
+    what = f"{record['backend']} {built.version} for {built.target}"
+    job.say(f"{what}, {len(built.plan):,} bytes in {built.seconds:.1f} s")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def run(stage: str, work: Callable[[Job], None]) -> NoReturn:
     except QntzError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {stage} {' '.join(sys.argv[1:2])}: {error}", file=sys.stderr)
+        told = str(error).replace(f"{Path.cwd()}{os.sep}", "")
+        print(f"error: {stage} {' '.join(sys.argv[1:2])}: {told}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print(f"error: {stage}: interrupted; `dvc repro` goes on from here.", file=sys.stderr)
@@ -99,6 +100,8 @@ def _explain(job: Job, error: QntzError) -> None:
         for provider, hint in load(job.root).explanations(error):
             print(f"hint ({provider}): {hint}", file=sys.stderr)
     except Exception as failure:
+        if str(failure) == str(error):
+            return  # the plugins themselves are what failed
         print(f"no hints: {one_line(failure)}", file=sys.stderr)
 
 

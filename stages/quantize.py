@@ -34,11 +34,13 @@ def work(job: Job) -> None:
             read_runs(job.of.reference),
             scored,
         )
-        gate(figures, config.precision, config.tolerance, scored, f"{job.name}: quantized.onnx")
+        gate(figures, config.precision, config.tolerance, scored, "quantized.onnx")
     told = metrics_of(figures, scored, {})
     write_json(paths.ranges, ranges_json(quantized))
     write_bytes(paths.calibration_cache, calibration_cache(quantized))
     write_json(paths.quantize_json, {**quantized.as_dict(), "figures": told, "bytes": size})
+    for note in quantized.notes:
+        job.say(f"note: {note}")
     job.say(
         f"{config.precision}, "
         + ", ".join(f"{name} {value:g}" for name, value in told.items() if isinstance(value, (int, float)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from qntz.errors import ConfigError, did_you_mean
 from qntz.records import Arrays, Metric
-from qntz.samples import TEST_BATCH, batch_range, batches, open_samples
+from qntz.samples import TEST_BATCH, batch_size, batches, open_samples
 from stages.entry import Job
 
 
@@ -22,8 +22,8 @@ def test_samples(job: Job) -> list[Arrays]:
 def test_batches(job: Job, samples: list[Arrays]) -> list[tuple[Arrays, Any]]:
     """The samples in batches, the same in every stage: (inputs by name, targets or None)."""
     model = job.config.model
-    least, most = batch_range(model.inputs, model.dims)
-    return list(batches(samples, model.inputs, max(least, min(TEST_BATCH, most)), least))
+    size, least = batch_size(TEST_BATCH, model.inputs, model.dims)
+    return list(batches(samples, model.inputs, size, least))
 
 
 def metric(job: Job) -> Metric | None:

@@ -89,6 +89,13 @@ def test_a_bad_plugin_is_an_error_with_its_place(tmp_path: Path, files: dict[str
     assert message in str(error.value)
 
 
+def test_a_hook_without_its_mark_concerns_every_stage(tmp_path: Path) -> None:
+    root = project_with(tmp_path, bad="def qntz_explain(error):\n    return 'hint'\n")
+    with pytest.raises(PluginError, match="plugins/bad.py:3: qntz_explain is not marked as a hook"):
+        plugins.load(root, "simplify")
+    plugins.load(project_with(tmp_path, bad="@hookimpl\ndef qntz_metrics():\n    1 / 0\n"), "simplify")
+
+
 def test_a_circle_is_refused(tmp_path: Path) -> None:
     text = """
 @hookimpl

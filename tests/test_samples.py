@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from qntz.config import DimConfig, InputConfig
-from qntz.errors import DataError
+from qntz.errors import DataError, PluginError
 from qntz.records import DataSource
-from qntz.samples import batch_range, batches, checked, open_samples
+from qntz.samples import batch_size, batches, checked, open_samples
 
 INPUTS = {
     "rows": InputConfig(shape=["batch", "length", 3]),
@@ -48,11 +48,17 @@ def test_count_limits_what_is_read():
         ([sample(), {"row": 1}], {}, "data.test, sample 1: no input 'rows'. Did you mean 'row'?"),
         ([sample(value=np.nan)], {}, "data.test, sample 0: rows holds NaN. Repair or remove the sample."),
         ([sample(value=np.inf)], {}, "data.test, sample 0: rows holds infinity. Repair or remove the sample."),
-        ([sample(length=6)], {}, "data.test, sample 0: rows has shape [6, 3], the model takes ['length', 3]."),
+        (
+            [sample(length=6)],
+            {},
+            "data.test, sample 0: rows has shape [6, 3], the model takes ['length', 3]: length goes from 2 to 5"
+            " (model.dims).",
+        ),
+        ([{"rows": [1.0]}], {}, "data.test, sample 0: rows is a list, no NumPy array. Use numpy.asarray."),
         (
             [sample(mask=np.ones(3, bool))],
             {},
-            "data.test, sample 0: mask has shape [3], the model takes ['length'].",
+            "data.test, sample 0: mask has shape [3], the model takes ['length']: another input has length 4.",
         ),
         (
             [sample(mask=np.ones(4, np.float32))],
@@ -71,6 +77,18 @@ def test_a_sample_that_does_not_fit_is_refused_by_number(samples, data, message)
     with pytest.raises(DataError) as caught:
         opened(samples, **data)
     assert str(caught.value) == message
+
+
+def test_a_source_that_fails_is_named() -> None:
+    def broken(options, root):
+        yield sample()
+        yield sample(value=options["volume"])
+
+    source = DataSource("list", broken)
+    samples = open_samples({"source": "list", "volum": 1}, {"list": source}, INPUTS, DIMS, Path(), "data.test")
+    with pytest.raises(PluginError) as caught:
+        list(samples)
+    assert str(caught.value) == "data.test, sample 1: data source 'list' fails: KeyError: 'volume'."
 
 
 def test_an_unknown_source_is_refused():
@@ -92,9 +110,10 @@ def test_batches_without_targets_have_none():
 
 
 def test_the_batch_is_cut_to_what_the_model_takes():
-    least, most = batch_range(INPUTS, DIMS)
-    assert (least >= 1, most) == (True, 6)
-    assert batch_range({"x": InputConfig(shape=[2, 3])}, {}) == (2, 2)
+    assert [batch_size(wanted, INPUTS, DIMS) for wanted in (1, 4, 32)] == [(1, 1), (4, 1), (6, 1)]
+    dims = {"batch": DimConfig(3, 4, 6)}
+    assert batch_size(1, {"x": InputConfig(shape=["batch", 3])}, dims) == (3, 3)
+    assert batch_size(32, {"x": InputConfig(shape=[2, 3])}, {}) == (2, 2)
 
 
 def test_a_rest_that_makes_no_batch_is_refused() -> None:

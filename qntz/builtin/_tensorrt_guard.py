@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,13 +53,15 @@ def _require_no_double(model: onnx.ModelProto, path: Path) -> None:
     """Refuses float64 that is computed with; a constant of it that is only cast away does no harm."""
     import onnx
 
+    from qntz.graph import graphs_of
+
     double = onnx.TensorProto.DOUBLE
     try:
         inferred = onnx.shape_inference.infer_shapes(model).graph
     except onnx.shape_inference.InferenceError:  # an operator that ONNX does not know: the parser names it
         inferred = model.graph
     names = {value.name for value in inferred.value_info if value.type.tensor_type.elem_type == double}
-    for graph in _graphs(model.graph):
+    for graph in graphs_of(model.graph):
         for node in graph.node:
             cast = node.op_type == "Cast" and any(a.name == "to" and a.i == double for a in node.attribute)
             if cast or (node.op_type not in ("Constant", "Cast") and names & set(node.output)):
@@ -75,7 +76,9 @@ def _require_no_double(model: onnx.ModelProto, path: Path) -> None:
 def _require_finite(graph: onnx.GraphProto, path: Path) -> None:
     from onnx import numpy_helper
 
-    graphs = list(_graphs(graph))
+    from qntz.graph import graphs_of
+
+    graphs = list(graphs_of(graph))
     weighted = {name for inner in graphs for node in inner.node if node.op_type in WEIGHTED for name in node.input}
     for inner in graphs:
         constants = [(tensor.name, tensor) for tensor in inner.initializer]
@@ -101,13 +104,3 @@ def _require_finite(graph: onnx.GraphProto, path: Path) -> None:
                     why=f"{int(broken.sum())} of {broken.size} elements",
                     do="Repair the model's weights; TensorRT would build this without a word.",
                 )
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and all its subgraphs."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.node:
-                    yield from _graphs(inner)

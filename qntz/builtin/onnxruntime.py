@@ -43,7 +43,7 @@ class OnnxRuntimeBackend:
         return str(onnxruntime.__version__)
 
     def refusal(self, config: EngineConfig, precision: str) -> BackendError | None:
-        """Refuses the options that only the TensorRT backends have."""
+        """Refuses the options and the precision that only the TensorRT backends have."""
         for option in LACKING:
             if getattr(config, option) not in (None, []):
                 have = "tensorrt_rtx has" if option == "compute_capabilities" else "tensorrt_rtx and tensorrt have"
@@ -53,6 +53,13 @@ class OnnxRuntimeBackend:
                     why=f"{have} this option",
                     do="Remove it, or choose another engine.backend.",
                 )
+        if precision == "bf16":
+            return BackendError(
+                "onnxruntime has no bf16",
+                where="quantize.precision",
+                why="its CPU kernels do not take bfloat16",
+                do="Choose fp16 or fp32, or another engine.backend.",
+            )
         return None
 
     def why_not_run(self, config: EngineConfig) -> str | None:

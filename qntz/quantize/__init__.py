@@ -14,11 +14,11 @@ import onnx
 from qntz.artifacts import write_bytes
 from qntz.config import QuantizeConfig
 from qntz.errors import QuantizeError, did_you_mean, one_line
-from qntz.graph import add_made_from, made_from, model_bytes, operators, read_model
+from qntz.graph import add_made_from, made_from, model_bytes, operators, read_model, subgraphs
 from qntz.graph_passes import apply_passes, require_known
 from qntz.histograms import Histogram
 from qntz.quantizable import WEIGHTED_OPS, candidates, node_names
-from qntz.quantize.half import subgraphs, to_half
+from qntz.quantize.half import to_half
 from qntz.quantize.int8 import to_int8
 from qntz.quantize.ranges import calibration_cache_text, scale_of, thresholds
 from qntz.quantize.twin import runnable
@@ -88,16 +88,21 @@ def quantize(
     """
     model = read_model(onnx_path)
     require_known(config.forbid, passes)
+    if config.method not in methods:
+        raise QuantizeError(
+            f"no threshold method {config.method!r}", where="quantize.method", do=did_you_mean(config.method, methods)
+        )
     _require_finite(model, onnx_path.name)
     before, files = operators(model), made_from(model)
     if config.precision == "int8":
         model, result = _int8(model, histograms, config, methods)
         files.update(data or {})
     elif config.precision == "fp32":
-        notes = ("exclude has no effect on fp32",) if config.exclude else ()
-        result = {"notes": notes}
+        result = {"notes": ("exclude has no effect on fp32",) if config.exclude else ()}
     else:
         model, result = _half(model, config)
+    if config.precision != "int8":
+        result["notes"] += _idle(config)
     model, told = apply_passes(model, passes, config.require, config.forbid)
     add_made_from(model, files)
     _check(model, full=config.precision != "bf16")
@@ -135,10 +140,6 @@ def _int8(
     config: QuantizeConfig,
     methods: Mapping[str, ThresholdMethod],
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    if config.method not in methods:
-        raise QuantizeError(
-            f"no threshold method {config.method!r}", where="quantize.method", do=did_you_mean(config.method, methods)
-        )
     found = candidates(model)
     excluded = _excluded(config.exclude, [candidate.node for candidate in found])
     skipped = {c.node: excluded.get(c.node, c.refusal) for c in found if c.node in excluded or c.refusal}
@@ -173,6 +174,13 @@ def _half(model: onnx.ModelProto, config: QuantizeConfig) -> tuple[onnx.ModelPro
     skipped = {**half.float32, **excluded}
     quantized = tuple(name for name in names if name not in skipped)
     return half.model, {"quantized": quantized, "skipped": dict(sorted(skipped.items())), "notes": tuple(half.notes)}
+
+
+def _idle(config: QuantizeConfig) -> tuple[str, ...]:
+    """What is set and only int8 reads."""
+    default = QuantizeConfig()
+    idle = [name for name in ("method", "options") if getattr(config, name) != getattr(default, name)]
+    return tuple(f"{name} has no effect on {config.precision}" for name in idle)
 
 
 def _excluded(patterns: Sequence[str], names: Sequence[str]) -> dict[str, str]:

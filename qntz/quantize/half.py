@@ -14,7 +14,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from qntz.errors import QuantizeError
-from qntz.graph import nodes_of
+from qntz.graph import nodes_of, subgraphs
 from qntz.quantizable import node_names
 
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -255,10 +255,6 @@ def rename(graph: GraphProto, names: Mapping[str, str]) -> None:
 
 def cast_node(source: str, result: str, to: int) -> NodeProto:
     return helper.make_node("Cast", [source], [result], name=f"{source}/Cast/{result}", to=to)
-
-
-def subgraphs(attribute: AttributeProto) -> list[GraphProto]:
-    return [attribute.g] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
 
 
 def types_of(graph: GraphProto) -> Iterator[tuple[str, str]]:

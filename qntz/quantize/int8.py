@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from qntz.errors import QuantizeError, one_line
-from qntz.graph import nodes_of
+from qntz.graph import nodes_of, subgraphs
 from qntz.quantizable import WEIGHTED_OPS, Candidate, node_names
 from qntz.quantize.ranges import scale_of
 
@@ -164,7 +164,7 @@ def _order(graph: onnx.GraphProto, originals: Sequence[str]) -> None:
 
 def _reads(node: onnx.NodeProto) -> list[str]:
     """What a node reads, what its subgraphs capture included."""
-    inner = [name for a in node.attribute for g in (a.g, *a.graphs) for n in nodes_of(g) for name in n.input]
+    inner = [name for a in node.attribute for g in subgraphs(a) for n in nodes_of(g) for name in n.input]
     return [*node.input, *inner]
 
 

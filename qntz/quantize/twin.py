@@ -6,13 +6,14 @@ operators, so that an overflow or a lost digit would not show.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helper
 
-from qntz.quantize.half import DTYPE_ATTRIBUTES, cast_node, rename, retag, spelled, subgraphs, types_of
+from qntz.graph import graphs_of, subgraphs
+from qntz.quantize.half import DTYPE_ATTRIBUTES, cast_node, rename, retag, spelled, types_of
 
 HALVES = {"tensor(float16)": TensorProto.FLOAT16, "tensor(bfloat16)": TensorProto.BFLOAT16}
 
@@ -23,7 +24,7 @@ def runnable(data: bytes) -> bytes:
     back as it is."""
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(data))
     graph = model.graph
-    if not any(kind in HALVES for one in _all_graphs(graph) for _, kind in types_of(one)):
+    if not any(kind in HALVES for one in graphs_of(graph) for _, kind in types_of(one)):
         return data
     inputs, outputs = _half_ends(graph.input), _half_ends(graph.output)
     wide = {name: f"{name}/wide" for name in (*inputs, *outputs)}
@@ -75,11 +76,3 @@ def _upcast(tensor: TensorProto) -> None:
     if tensor.data_type in HALVES.values():
         values = numpy_helper.to_array(tensor).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-
-def _all_graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for subgraph in subgraphs(attribute):
-                yield from _all_graphs(subgraph)

@@ -38,7 +38,7 @@ def engines(run: Run) -> Table:
     metric = run.metric or "metric"
     columns = (
         "Engine", "Precision", "Run here", f"{metric}, eager", metric, "Agreement", "Worst rel. error", "SQNR",
-        "Figures of", "Engine size", "ONNX size", "Backend", "Target", "Build",
+        "Figures of", "Engine size", "ONNX size", "Backend", "Target",
     )  # fmt: skip
     return Table("Engines and their figures", columns, tuple(_engine_row(engine, run.metric) for engine in run.engines))
 
@@ -46,7 +46,6 @@ def engines(run: Run) -> Table:
 def _engine_row(engine: EngineRun, metric: str | None) -> tuple[Cell, ...]:
     built = engine.engine
     idle = Cell(f"{SIGNS['skipped']} no: {engine.why_not_run}", "skipped prose")
-    seconds = built.get("build_seconds")
     return (
         Cell(engine.name),
         _said(engine.precision),
@@ -61,7 +60,6 @@ def _engine_row(engine: EngineRun, metric: str | None) -> tuple[Cell, ...]:
         _figure(size(engine.onnx_bytes)),
         _said(" ".join(str(built[key]) for key in ("backend", "version") if key in built)),
         _said(built.get("target")),
-        _figure(NOT_MEASURED if seconds is None else f"{seconds:.1f} s"),
     )
 
 

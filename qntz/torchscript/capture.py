@@ -15,7 +15,7 @@ import torch
 from qntz.compare import Difference, require_parity
 from qntz.config import DimConfig
 from qntz.errors import CaptureError, ModelError, ParityError, one_line
-from qntz.model import WRAPPED, call, in_order, named_outputs, run_model, tensors
+from qntz.model import WRAPPED, arrays_of, call, in_order, named_outputs, run_model, tensors
 from qntz.records import Arrays, RewriteProof
 from qntz.torchscript.archive import archive_bytes
 
@@ -66,10 +66,10 @@ def capture(
     eager = original if original is not None else module
     order = in_order(eager, list(example_inputs))
     inputs = [example_inputs, *probes]
-    golden = [run_model(eager, one, order) for one in inputs]
-    _require_sane(golden)
-    _require_repeatable(run_model(eager, example_inputs, order), golden[0])
     raw = call(eager, example_inputs, order)
+    golden = [arrays_of(raw), *(run_model(eager, one, order) for one in probes)]
+    _require_sane(golden, order)
+    _require_repeatable(run_model(eager, example_inputs, order), golden[0])
     flat = isinstance(raw, torch.Tensor) or (type(raw) is tuple)
     if isinstance(module, torch.jit.ScriptModule):
         script, why, method, caught = module, "the model came as a saved TorchScript file", "saved", []
@@ -195,9 +195,15 @@ def _require_numbers(runs: Sequence[Arrays], inputs: str) -> None:
                 )
 
 
-def _require_sane(golden: Sequence[Arrays]) -> None:
+def _require_sane(golden: Sequence[Arrays], inputs: Sequence[str]) -> None:
     _require_numbers(golden, "probe")
     for name in golden[0]:
+        if name in inputs:
+            raise ModelError(
+                f"output {name!r} has the name of an input",
+                why="an ONNX graph cannot tell them apart",
+                do="Rename one of the two.",
+            )
         if all(outputs[name].size == 0 for outputs in golden):
             raise ModelError(
                 f"output {name!r} is empty on every probe",

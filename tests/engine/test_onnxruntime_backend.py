@@ -57,6 +57,7 @@ def test_the_plan_is_the_graph_and_runs_anywhere(tmp_path: Path) -> None:
 def test_options_of_the_others_are_refused(config: EngineConfig, text: str) -> None:
     assert str(BACKEND.refusal(config, "fp32")) == text
     assert BACKEND.refusal(EngineConfig(), "int8") is None
+    assert "onnxruntime has no bf16" in str(BACKEND.refusal(EngineConfig(), "bf16"))
 
 
 def test_a_graph_that_does_not_open_is_refused(tmp_path: Path) -> None:

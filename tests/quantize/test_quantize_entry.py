@@ -34,6 +34,9 @@ def test_fp32_is_the_simplified_graph(mlp, bench):
     assert ranges_json(quantized) == {"precision": "fp32", "method": "", "tensors": {}}
     assert calibration_cache(quantized) == b"TRT-101600-EntropyCalibration2\n"
     assert bench.quantized(model, precision="fp32", exclude=["*"]).notes == ("exclude has no effect on fp32",)
+    assert bench.quantized(model, precision="fp16", method="max").notes[-1] == "method has no effect on fp16"
+    with pytest.raises(QuantizeError, match="no threshold method 'maxx'. Did you mean 'max'"):
+        bench.quantized(model, precision="fp32", method="maxx")
 
 
 def test_int8_tells_ranges_operators_and_the_cache_of_tensorrt(mlp, bench, tmp_path):

@@ -81,7 +81,6 @@ def engine_records(paths: EnginePaths, *, layers: str = LAYERS, probes: str = PR
             "inputs": [{"name": "image", "dtype": "float32", "min": [1, 8], "opt": [8, 8], "max": [64, 8]}],
             "outputs": [{"name": "logits", "dtype": "float32", "min": [1, 10], "opt": [-1, 10], "max": [64, 10]}],
             "bytes": 92160,
-            "build_seconds": 2.04,
         },
         "metrics": {
             "accuracy_eager": 0.9733,

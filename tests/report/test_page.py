@@ -44,7 +44,6 @@ def test_the_engine_table_holds_the_measured_figures(one_engine: Writer):
         "ONNX size": "22.0 KB",
         "Backend": "tensorrt_rtx 1.7.1",
         "Target": "sm89",
-        "Build": "2.0 s",
     }
 
 
@@ -132,7 +131,6 @@ def test_what_nobody_measured_is_said_so(one_engine: Writer):
         "SQNR",
         "Engine size",
         "ONNX size",
-        "Build",
     ):
         assert shown.column(ENGINES, head) == ["not measured"]
     assert shown.column(ENGINES, "Backend") == ["not recorded"]

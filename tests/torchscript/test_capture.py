@@ -87,6 +87,15 @@ def test_a_model_that_is_not_deterministic_is_refused() -> None:
         capture(Noisy(), inputs(2, 3))
 
 
+def test_an_output_with_the_name_of_an_input_is_refused() -> None:
+    class Same(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"y": x + 1, "x": x}
+
+    with pytest.raises(ModelError, match="output 'x' has the name of an input: an ONNX graph cannot tell them apart"):
+        capture(Same(), inputs(2, 3))
+
+
 def test_a_model_that_gives_nan_is_refused() -> None:
     class Nan(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from qntz.config import ToleranceConfig
-from qntz.errors import DataError, ParityError
+from qntz.errors import DataError, ParityError, PluginError
 from qntz.figures import Figures, agreement, gate, measure, metrics_of, pooled_sqnr_db
 from qntz.records import Arrays, Metric
 
@@ -198,12 +199,38 @@ def test_the_metric_alone_gates_where_there_is_one() -> None:
     assert "accuracy falls from 1 to 0.5, by 0.5 (at most 0.25 wanted)" in text
 
 
+def judged_by(score: Any, agree: Any = ACCURACY.agree) -> Figures:
+    """Figures of an artifact whose second output is another than the eager model's, by a metric of these functions."""
+    metric = Metric("odd", score, agree)
+    return measure(run_of([y([0, 1])] * 2), [{}], [y([0, 1])], [({}, np.ones(1))], [y([0, 2])], metric)
+
+
 def test_a_score_that_is_nan_does_not_pass() -> None:
-    nan = Metric("odd", score=lambda outputs, targets: math.nan, agree=ACCURACY.agree)
-    figures = measure(run_of([y([0, 1])] * 2), [{}], [y([0, 1])], [({}, np.ones(1))], [y([0, 1])], nan)
-    assert "odd falls from nan to nan" in refusal(figures, metric=nan)
-    told = metrics_of(figures, nan, {})
-    assert (told["odd_eager"], told["odd"]) == (None, None)
+    figures = judged_by(lambda outputs, targets: math.nan if outputs["y"].max() == 1 else 0.5)
+    metric = Metric("odd", ACCURACY.score, ACCURACY.agree)
+    assert "odd falls from 0.5 to nan" in refusal(figures, metric=metric)
+    told = metrics_of(figures, metric, {})
+    assert (told["odd_eager"], told["odd"]) == (0.5, None)
+
+
+def raises(*arguments: Any) -> float:
+    raise KeyError("lost")
+
+
+@pytest.mark.parametrize(
+    ("score", "agree", "message"),
+    [
+        (lambda o, t: math.nan, ACCURACY.agree, "metric 'odd' gives nan for the eager model"),
+        (raises, ACCURACY.agree, "score of metric 'odd' fails: KeyError: 'lost'"),
+        (lambda o, t: None, ACCURACY.agree, "score of metric 'odd' gives None, no number"),
+        (lambda o, t: 0.5, lambda a, b: np.ones((2, 3)), "agree of metric 'odd' gives an array of shape [2, 3], no"),
+        (lambda o, t: 0.5, raises, "agree of metric 'odd' fails: KeyError: 'lost'"),
+    ],
+)
+def test_a_metric_that_gives_no_number_is_named(score: Any, agree: Any, message: str) -> None:
+    with pytest.raises(PluginError) as raised:
+        judged_by(score, agree)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(
