@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,11 +45,14 @@ def build_engine(
     if not built.plan:
         why = f"{backend.name} {built.version} gives no bytes and no reason"
         raise BackendError("the backend made an empty engine", where=str(onnx_path), why=why)
+    options = dataclasses.asdict(config)
+    del options["backend"]
     return built, {
         "backend": backend.name,
         "version": built.version,
         "target": built.target,
         "precision": precision,
+        "options": options,
         "inputs": [_tensor(spec) for spec in built.inputs],
         "outputs": [_tensor(spec) for spec in built.outputs],
         "bytes": len(built.plan),

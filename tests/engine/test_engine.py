@@ -43,7 +43,7 @@ class Small:
 
 
 def build(backend: Backend, path: Path = Path("a.onnx")) -> tuple[Built, dict]:
-    return build_engine(path, [BATCH], EngineConfig(), "int8", backend, Silent(), {"quantized.onnx": "f0", "a": "b1"})
+    return build_engine(path, [BATCH], EngineConfig(optimization_level=2), "int8", backend, Silent(), {"quantized.onnx": "f0", "a": "b1"})
 
 
 def test_engine_json_holds_what_was_built() -> None:
@@ -54,6 +54,7 @@ def test_engine_json_holds_what_was_built() -> None:
         "version": "3.1",
         "target": "a toaster",
         "precision": "int8",
+        "options": {"compute_capabilities": [], "workspace_bytes": None, "optimization_level": 2},
         "inputs": [{"name": "x", "dtype": "float32", "min": [1, 5], "opt": [4, 5], "max": [9, 5]}],
         "outputs": [],
         "bytes": 4,
