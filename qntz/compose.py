@@ -41,6 +41,11 @@ class Composition:
     errors: dict[tuple[str, str], QntzError] = field(default_factory=dict)
     written: list[Path] = field(default_factory=list)
 
+    @property
+    def mistakes(self) -> list[QntzError]:
+        """The errors, each once: without those of engines whose model has it already."""
+        return [error for error in self.errors.values() if not isinstance(error, _Follows)]
+
 
 def compose(root: Path) -> Composition:
     """Composes everything and writes what changed under build/config; removes the files of entries that are gone.
@@ -62,6 +67,11 @@ def compose(root: Path) -> Composition:
     _connect(result)
     for kind, stages in (("models", MODEL_STAGES), ("engines", ENGINE_STAGES)):
         for name, composed in list(getattr(result, kind).items()):
+            cause = result.errors.get(("models", composed.get("model_name", "")))
+            if cause is not None:
+                del getattr(result, kind)[name]
+                result.errors[kind, name] = _follows(cause, composed["model_name"], f"{PARAMS}: {kind}.{name}")
+                continue
             try:
                 composed["inputs"] = {s: _inputs(fingerprints, s, composed) for s in stages}
             except (OSError, ValueError, NotImplementedError) as error:
@@ -83,6 +93,14 @@ def _version() -> str:
     versions = [importlib.metadata.version(d) for d in ("hydra-core", "omegaconf", "pyyaml")]
     code = [digest_file(Path(__file__).with_name(f"{name}.py")) for name in ("fingerprint", "plugins", "hookspecs")]
     return " ".join([__version__, sys.version, *versions, *code])
+
+
+class _Follows(ConfigError):
+    """An engine's error that its model has already."""
+
+
+def _follows(error: QntzError, model: str, where: str) -> ConfigError:
+    return _Follows(f"its model {model!r} cannot be composed", where=where, why=str(error))
 
 
 def _attempt(result: Composition, kind: str, name: str, make: Any) -> None:
@@ -278,8 +296,7 @@ class _Composer:
                 f"unknown model {of!r}", where=f"{where}.model", do=did_you_mean(str(of), map(str, models))
             )
         if ("models", of) in result.errors:
-            error = result.errors["models", of]
-            raise ConfigError(f"its model {of!r} cannot be composed", where=where, why=str(error)) from error
+            raise _follows(result.errors["models", of], of, where)
         for group in overrides:
             if group in MODEL_STAGES:
                 raise ConfigError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class QntzError(Exception):
@@ -46,7 +48,7 @@ class ConfigError(QntzError):
 
 
 class PluginError(QntzError):
-    """A plugin does not load, implements an unknown hook, or two provide one name."""
+    """A plugin does not load, implements an unknown hook, fails at what it is called for, or two provide one name."""
 
 
 class ModelError(QntzError):
@@ -98,10 +100,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(known)}." if known else "None is known."
 
 
-def one_line(error: BaseException) -> str:
-    """The first telling line of a foreign error, with its type where the text alone would not tell."""
+DEBUG = "See all of it with `python -m stages.STAGE NAME --debug`."
+
+
+def one_line(error: BaseException, place: bool = False) -> str:
+    """The first telling line of a foreign error, with its type where the text alone would not tell; and with `place`
+    the file and line that raised it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else ""
     if isinstance(error, QntzError):
         return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__) if place else ()
+    return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text

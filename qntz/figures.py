@@ -8,8 +8,9 @@ elements.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from qntz.compare import Difference, require_parity, sqnr_db, worst_difference
 from qntz.config import ToleranceConfig
-from qntz.errors import DataError, ParityError, PluginError, QntzError, one_line
+from qntz.errors import DEBUG, DataError, ParityError, PluginError, QntzError, one_line
 from qntz.records import Arrays, Metric
 
 Batch = tuple[Arrays, "np.ndarray | None"]
@@ -94,24 +95,27 @@ def measure(
     actual, expected = (got, list(reference)) if reference else (outputs, list(golden))
     score_eager = score = None
     scored: frozenset[str] = frozenset()
+    sound = True
     if metric is not None:
-        wanted, joined = _targets(targets, metric), _Joined(actual, metric)
-        score_eager = _number(metric, "score", _Joined(expected, metric), wanted)
+        wanted, joined = _targets(targets, metric), _Joined(expected, metric)
+        score_eager = _number(metric, "score", joined, wanted)
         if not math.isfinite(score_eager):
             raise PluginError(
                 f"metric {metric.name!r} gives {score_eager} for the eager model",
                 where="model.metric",
-                do="Repair it, or measure without a metric.",
+                do="Repair it, give test data that it is defined on, or measure without a metric.",
             )
-        score = _number(metric, "score", joined, wanted)
         scored = frozenset(joined.read)
+        sound = _is_sound(actual, expected, scored)  # of a broken artifact the gate speaks, not the metric
+        score = _number(metric, "score", _Joined(actual, metric), wanted) if sound else math.nan
+    counts = [len(target) for target in targets if target is not None]
     by_output = _sqnr_by_output(actual, expected)
     noisiest = min(by_output, key=by_output.__getitem__, default="")
     return Figures(
         score_eager=score_eager,
         score=score,
         scored=scored,
-        agreement=agreement(actual, expected, metric, [len(target) for target in targets if target is not None]),
+        agreement=agreement(actual, expected, metric, counts) if sound else None,
         worst=worst_difference(outputs, golden),
         sqnr_db=by_output.get(noisiest),
         sqnr_output=noisiest,
@@ -124,20 +128,34 @@ def measure(
     )
 
 
+def _is_sound(actual: Sequence[Arrays], expected: Sequence[Arrays], names: Collection[str]) -> bool:
+    """Whether the outputs of these names have the eager model's shapes, and no NaN or infinity of their own."""
+    try:
+        _require_sound(actual, [{name: run[name] for name in names} for run in expected], "", "", "")
+    except ParityError:
+        return False
+    return True
+
+
 def _number(metric: Metric, function: Literal["score", "agree"], *arguments: Any) -> float:
     """What one of the metric's functions gives; raises PluginError where that is no number."""
     what = f"{function} of metric {metric.name!r}"
     try:
         given = getattr(metric, function)(*arguments)
+    except DataError as error:
+        own = error.where.startswith("model.")
+        raise DataError(
+            error.what, where=error.where if own else f"model.data.test: {error.where}", why=error.why, do=error.do
+        ) from error
     except QntzError:
         raise
     except Exception as error:
-        raise PluginError(f"{what} fails", where="model.metric", why=one_line(error)) from error
-    try:
-        return float(given)
-    except (TypeError, ValueError) as error:
-        told = f"an array of shape {list(given.shape)}" if isinstance(given, np.ndarray) else repr(given)
-        raise PluginError(f"{what} gives {told}, no number", where="model.metric") from error
+        raise PluginError(f"{what} fails", where="model.metric", why=one_line(error, place=True), do=DEBUG) from error
+    if isinstance(given, (int, float, np.number, np.bool_)) or (isinstance(given, np.ndarray) and given.ndim == 0):
+        with contextlib.suppress(OverflowError, TypeError):
+            return float(given)
+    told = f"an array of shape {list(given.shape)}" if isinstance(given, np.ndarray) else f"a {type(given).__name__}"
+    raise PluginError(f"{what} gives {told}, no number", where="model.metric")
 
 
 def _in_order(outputs: Arrays, wanted: Arrays) -> Arrays:
@@ -160,7 +178,14 @@ def agreement(
     alike = total = 0.0
     if metric is not None:
         for got, wanted, count in zip(actual, expected, samples, strict=True):
-            alike += count * _number(metric, "agree", got, wanted)
+            fraction = _number(metric, "agree", got, wanted)
+            if not 0 <= fraction <= 1:
+                raise PluginError(
+                    f"agree of metric {metric.name!r} gives {fraction:g}",
+                    where="model.metric",
+                    do="Return the fraction, 0..1, of samples on which both decide alike.",
+                )
+            alike += count * fraction
             total += count
         return alike / total if total else None
     for got, wanted in zip(actual, expected, strict=True):
@@ -201,7 +226,7 @@ def gate(
     if metric is not None and figures.score is not None and figures.score_eager is not None:
         drop = figures.score_eager - figures.score
         # A drop of exactly the tolerance passes, although 0.97 - 0.96 is a little more than 0.01 in binary.
-        if not drop <= tolerance.metric_drop + 1e-9:
+        if not (math.isfinite(figures.score) and drop <= tolerance.metric_drop + 1e-9):
             refuse(
                 f"{metric.name} falls from {figures.score_eager:.6g} to {figures.score:.6g}, by {drop:.4g}"
                 f" (at most {tolerance.metric_drop:g} wanted)"

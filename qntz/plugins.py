@@ -41,16 +41,18 @@ def local_files(root: Path) -> list[Path]:
 
 
 def hooks_in(path: Path) -> list[str] | None:
-    """The names of hooks that a plugin's file may define, import or assign; None where that cannot be told, which
-    counts as all, and where a hook lacks its mark, which every stage refuses."""
+    """The names of hooks that a plugin's file may define, import or assign. None counts as all: where they cannot be
+    told, or where one stands there without its mark, which every stage refuses."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
         return None  # importing it gives the error
     names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("qntz_") and not node.decorator_list:
+    for node in tree.body:
+        function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.decorator_list
+        if function and node.name.startswith("qntz_"):
             return None
+    for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             names.add(node.name)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):

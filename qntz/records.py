@@ -138,7 +138,8 @@ class Metric:
     Attributes:
         name: selected by a model's `metric`.
         score: outputs by name, each [samples, ...], in the model's order, and targets [samples, ...]; returns the
-            figure. An output is joined over all batches when it is read; one that is not may have any shape.
+            figure, a finite number for the eager model. An output is joined over all batches when it is read; one that
+            is not may have any shape. What it raises is told with its file and line.
         agree: two sets of outputs; returns the fraction of samples, 0..1, on which both decide alike.
     """
 

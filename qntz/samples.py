@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qntz.config import DimConfig, InputConfig
-from qntz.errors import DataError, PluginError, QntzError, did_you_mean, one_line
+from qntz.errors import DEBUG, DataError, PluginError, QntzError, did_you_mean, one_line
 from qntz.records import Arrays, DataSource
 
 TARGET = "target"
@@ -61,12 +61,17 @@ def _opened(source: DataSource, options: Mapping[str, Any], root: Path, where: s
         raise
     except Exception as error:
         raise PluginError(
-            f"data source {source.name!r} fails", where=f"{where}, sample {number}", why=one_line(error)
+            f"data source {source.name!r} fails",
+            where=f"{where}, sample {number}",
+            why=one_line(error, place=True),
+            do=DEBUG,
         ) from error
 
 
 def checked(sample: Arrays, inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig], where: str) -> Arrays:
     """The sample, where it fits the model's inputs; raises DataError where it does not."""
+    if not isinstance(sample, Mapping):
+        raise DataError(f"is a {type(sample).__name__}, no dict of arrays", where=where, do="Yield {name: array}.")
     sizes: dict[str, int] = {}
     for name, spec in inputs.items():
         if name not in sample:
@@ -89,7 +94,7 @@ def checked(sample: Arrays, inputs: Mapping[str, InputConfig], dims: Mapping[str
             elif not (fits := dims[wanted].min <= size <= dims[wanted].max):
                 why = f"{wanted} goes from {dims[wanted].min} to {dims[wanted].max} (model.dims)"
             elif not (fits := sizes.setdefault(wanted, size) == size):
-                why = f"another input has {wanted} {sizes[wanted]}"
+                why = f"{wanted} is {sizes[wanted]} elsewhere in the sample"
             if not fits:
                 raise DataError(f"{name} has shape {list(array.shape)}, the model takes {shape}", where=where, why=why)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -99,7 +104,7 @@ def checked(sample: Arrays, inputs: Mapping[str, InputConfig], dims: Mapping[str
 
 
 def batches(
-    samples: Iterable[Arrays], inputs: Mapping[str, InputConfig], batch_size: int, least: int = 1
+    samples: Iterable[Arrays], inputs: Mapping[str, InputConfig], size: int, least: int = 1
 ) -> Iterator[tuple[Arrays, np.ndarray | None]]:
     """Batches of (inputs by name [n, ...], targets [n, ...] or None); samples of another shape start a new batch.
 
@@ -123,11 +128,14 @@ def batches(
             raise DataError(
                 f"{len(pending) - len(labelled)} of {len(pending)} samples have no {TARGET!r}", where="data"
             )
+        shapes = sorted({np.shape(s[TARGET]) for s in labelled})
+        if len(shapes) > 1:
+            raise DataError(f"the targets have shapes {', '.join(map(str, map(list, shapes)))}", where="data")
         targets = np.stack([s[TARGET] for s in labelled]) if labelled else None
         return {name: np.stack([s[name] for s in pending]) for name in inputs}, targets
 
     for sample in samples:
-        if pending and (len(pending) == batch_size or shape(sample) != shape(pending[0])):
+        if pending and (len(pending) == size or shape(sample) != shape(pending[0])):
             yield joined()
             pending = []
         pending.append(sample)

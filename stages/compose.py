@@ -17,9 +17,7 @@ def main() -> int:
     except QntzError as error:
         print(f"error: compose: {error}", file=sys.stderr)
         return error.exit_code
-    for error in result.errors.values():
-        if isinstance(error.__cause__, QntzError):
-            continue  # told already: an engine whose model cannot be composed
+    for error in result.mistakes:
         print(f"error: compose: {error}", file=sys.stderr)
     return 0
 

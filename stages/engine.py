@@ -28,7 +28,7 @@ def work(job: Job) -> None:
         )
     write_bytes(job.paths.plan, built.plan)
     write_json(job.paths.engine_json, record)
-    what = f"{record['backend']} {built.version} for {built.target}"
+    what = f"{backend.name} {built.version} for {built.target}"
     job.say(f"{what}, {len(built.plan):,} bytes in {built.seconds:.1f} s")
 
 

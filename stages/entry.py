@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import yaml
 
 from qntz.artifacts import EnginePaths, ModelPaths, composed_path
 from qntz.config import ENGINE_STAGES, NAME, granted
-from qntz.errors import ArtifactError, ConfigError, QntzError, UsageError, one_line
+from qntz.errors import ArtifactError, ConfigError, PluginError, QntzError, UsageError, one_line
 from stages.parent import die_with_parent
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ def run(stage: str, work: Callable[[Job], None]) -> NoReturn:
     except QntzError as error:
         if debug:
             traceback.print_exc()
-        told = str(error).replace(f"{Path.cwd()}{os.sep}", "")
-        print(f"error: {stage} {' '.join(sys.argv[1:2])}: {told}", file=sys.stderr)
+        print(f"error: {stage} {' '.join(sys.argv[1:2])}: {shown(error, Path.cwd())}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print(f"error: {stage}: interrupted; `dvc repro` goes on from here.", file=sys.stderr)
@@ -97,12 +97,21 @@ def _explain(job: Job, error: QntzError) -> None:
     from qntz.plugins import load
 
     try:
-        for provider, hint in load(job.root).explanations(error):
+        plugins = load(job.root)
+    except PluginError as failure:
+        if str(failure) != str(error):  # else that is what failed
+            print(f"no hints: {failure}", file=sys.stderr)
+        return
+    try:
+        for provider, hint in plugins.explanations(error):
             print(f"hint ({provider}): {hint}", file=sys.stderr)
     except Exception as failure:
-        if str(failure) == str(error):
-            return  # the plugins themselves are what failed
         print(f"no hints: {one_line(failure)}", file=sys.stderr)
+
+
+def shown(error: QntzError, root: Path) -> str:
+    """The error's line, with paths below the project's root relative to it."""
+    return re.sub(rf"(?<![^\s'\"(=]){re.escape(str(root))}{os.sep}", "", str(error))
 
 
 def job_of(stage: str, name: str) -> Job:

@@ -54,11 +54,12 @@ def test_count_limits_what_is_read():
             "data.test, sample 0: rows has shape [6, 3], the model takes ['length', 3]: length goes from 2 to 5"
             " (model.dims).",
         ),
+        ([[1.0]], {}, "data.test, sample 0: is a list, no dict of arrays. Yield {name: array}."),
         ([{"rows": [1.0]}], {}, "data.test, sample 0: rows is a list, no NumPy array. Use numpy.asarray."),
         (
             [sample(mask=np.ones(3, bool))],
             {},
-            "data.test, sample 0: mask has shape [3], the model takes ['length']: another input has length 4.",
+            "data.test, sample 0: mask has shape [3], the model takes ['length']: length is 4 elsewhere in the sample.",
         ),
         (
             [sample(mask=np.ones(4, np.float32))],
@@ -88,7 +89,9 @@ def test_a_source_that_fails_is_named() -> None:
     samples = open_samples({"source": "list", "volum": 1}, {"list": source}, INPUTS, DIMS, Path(), "data.test")
     with pytest.raises(PluginError) as caught:
         list(samples)
-    assert str(caught.value) == "data.test, sample 1: data source 'list' fails: KeyError: 'volume'."
+    assert str(caught.value).startswith(
+        "data.test, sample 1: data source 'list' fails: KeyError: 'volume' (test_samples.py:"
+    )
 
 
 def test_an_unknown_source_is_refused():

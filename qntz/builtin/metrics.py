@@ -10,7 +10,6 @@ from qntz.errors import DataError
 from qntz.hookspecs import hookimpl
 from qntz.records import Metric
 
-TARGETS = "model.data.test: target"
 Outputs = Mapping[str, np.ndarray]
 
 
@@ -56,18 +55,18 @@ def _first(outputs: Outputs) -> np.ndarray:
 def _scores(outputs: Outputs, targets: np.ndarray) -> np.ndarray:
     name, scores = next(iter(outputs.items()))
     if targets.dtype.kind not in "iu":
-        raise DataError(f"targets are {targets.dtype}, not class indices", where=TARGETS, do="Give integers.")
+        raise DataError(f"targets are {targets.dtype}, not class indices", where="target", do="Give integers.")
     if scores.ndim == 0 or targets.shape != scores.shape[:-1] or targets.size == 0:
         raise DataError(
             f"targets have shape {list(targets.shape)}",
-            where=TARGETS,
+            where="target",
             why=f"output {name!r} has {list(scores.shape)}",
         )
     classes = scores.shape[-1]
     if targets.min() < 0 or targets.max() >= classes:
         raise DataError(
             f"targets range from {targets.min()} to {targets.max()}",
-            where=TARGETS,
+            where="target",
             why=f"output {name!r} has {classes} classes",
         )
     return scores

@@ -226,7 +226,9 @@ def _shape(spec: Mapping[str, Any], at: str) -> Cell:
 def facts(engine: EngineRun) -> Table:
     """Everything else that is on record of an engine."""
     told: list[tuple[str, Any]] = [(f"quantize: {name}", engine.quantize.get(name)) for name in ("method", "figures")]
-    told += [(f"engine: {name}", engine.engine.get(name)) for name in ("details", "made_from", "plan_sha256")]
+    told += [
+        (f"engine: {name}", engine.engine.get(name)) for name in ("options", "details", "made_from", "plan_sha256")
+    ]
     told += [(f"verify: {name}", value) for name, value in sorted(engine.metrics.items())]
     rows = [(Cell(label), Cell(text, "code")) for name, value in told for label, text in _flat(name, value)]
     return Table(f"{engine.name}: all that is on record", ("What", "Value"), tuple(rows))

@@ -202,7 +202,7 @@ def _require_sane(golden: Sequence[Arrays], inputs: Sequence[str]) -> None:
             raise ModelError(
                 f"output {name!r} has the name of an input",
                 why="an ONNX graph cannot tell them apart",
-                do="Rename one of the two.",
+                do="Rename the input, or return a dict with another key.",
             )
         if all(outputs[name].size == 0 for outputs in golden):
             raise ModelError(

@@ -43,7 +43,15 @@ class Small:
 
 
 def build(backend: Backend, path: Path = Path("a.onnx")) -> tuple[Built, dict]:
-    return build_engine(path, [BATCH], EngineConfig(optimization_level=2), "int8", backend, Silent(), {"quantized.onnx": "f0", "a": "b1"})
+    return build_engine(
+        path,
+        [BATCH],
+        EngineConfig(optimization_level=2),
+        "int8",
+        backend,
+        Silent(),
+        {"quantized.onnx": "f0", "a": "b1"},
+    )
 
 
 def test_engine_json_holds_what_was_built() -> None:

@@ -42,10 +42,10 @@ def test_agreement_counts_equal_decisions():
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (np.array([1.0, 0, 0, 0]), "model.data.test: target: targets are float64, not class indices. Give integers."),
-        (np.array([[1], [0], [0], [0]]), "model.data.test: target: targets have shape [4, 1]: output 'y' has [4, 3]."),
-        (np.array([1, 0, 3, 0]), "model.data.test: target: targets range from 0 to 3: output 'y' has 3 classes."),
-        (np.array([1, 0, -1, 0]), "model.data.test: target: targets range from -1 to 1: output 'y' has 3 classes."),
+        (np.array([1.0, 0, 0, 0]), "target: targets are float64, not class indices. Give integers."),
+        (np.array([[1], [0], [0], [0]]), "target: targets have shape [4, 1]: output 'y' has [4, 3]."),
+        (np.array([1, 0, 3, 0]), "target: targets range from 0 to 3: output 'y' has 3 classes."),
+        (np.array([1, 0, -1, 0]), "target: targets range from -1 to 1: output 'y' has 3 classes."),
     ],
 )
 @pytest.mark.parametrize("score", [accuracy, top5])

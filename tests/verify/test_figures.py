@@ -213,6 +213,23 @@ def test_a_score_that_is_nan_does_not_pass() -> None:
     assert (told["odd_eager"], told["odd"]) == (0.5, None)
 
 
+def test_a_score_that_is_infinite_does_not_pass() -> None:
+    metric = Metric("odd", ACCURACY.score, ACCURACY.agree)
+    figures = judged_by(lambda outputs, targets: math.inf if outputs["y"].max() == 1 else 0.5)
+    assert "odd falls from 0.5 to inf" in refusal(figures, metric=metric)
+
+
+def test_a_broken_artifact_is_not_the_metrics_fault() -> None:
+    def picky(outputs: Any, targets: Any) -> float:
+        if np.isnan(outputs["y"]).any():
+            raise ValueError("Input contains NaN")
+        return 0.5
+
+    metric = Metric("odd", picky, ACCURACY.agree)
+    figures = measure(run_of([y([0, 1]), y([np.nan, 1])]), [{}], [y([0, 1])], [({}, np.ones(1))], [y([0, 1])], metric)
+    assert "holds NaN in 1 of 2" in refusal(figures, metric=metric)
+
+
 def raises(*arguments: Any) -> float:
     raise KeyError("lost")
 
@@ -221,8 +238,12 @@ def raises(*arguments: Any) -> float:
     ("score", "agree", "message"),
     [
         (lambda o, t: math.nan, ACCURACY.agree, "metric 'odd' gives nan for the eager model"),
-        (raises, ACCURACY.agree, "score of metric 'odd' fails: KeyError: 'lost'"),
-        (lambda o, t: None, ACCURACY.agree, "score of metric 'odd' gives None, no number"),
+        (raises, ACCURACY.agree, "score of metric 'odd' fails: KeyError: 'lost' (test_figures.py:"),
+        (lambda o, t: [0.5] * 10_000, ACCURACY.agree, "score of metric 'odd' gives a list, no number"),
+        (lambda o, t: 10**400, ACCURACY.agree, "score of metric 'odd' gives a int, no number"),
+        (lambda o, t: 0.5, lambda a, b: math.nan, "agree of metric 'odd' gives nan. Return the fraction"),
+        (lambda o, t: 0.5, lambda a, b: 12, "agree of metric 'odd' gives 12. Return the fraction"),
+        (lambda o, t: None, ACCURACY.agree, "score of metric 'odd' gives a NoneType, no number"),
         (lambda o, t: 0.5, lambda a, b: np.ones((2, 3)), "agree of metric 'odd' gives an array of shape [2, 3], no"),
         (lambda o, t: 0.5, raises, "agree of metric 'odd' fails: KeyError: 'lost'"),
     ],
