@@ -333,7 +333,7 @@ STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "quantize",
 _SHAPES = ("model.inputs", "model.dims")
 _SOURCE = ("model.factory", "model.torchscript", "model.weights")
 READS: dict[str, tuple[str, ...]] = {
-    "check": (*_SOURCE, *_SHAPES, "model.probes", "check"),
+    "check": (*_SOURCE, *_SHAPES, "model.probes", "torchscript.method", "check"),
     "torchscript": (*_SOURCE, *_SHAPES, "model.probes", "model.data.test", "torchscript"),
     "export": ("model.inputs", "export"),
     "simplify": ("simplify",),

@@ -19,7 +19,14 @@ def work(job: Job) -> None:
     order = in_order(module, list(model.inputs))  # by name, as all stages bind them
     example, *further = [{name: torch.from_numpy(probe[name]) for name in order} for probe in probes]
     report = check_model(
-        module, example, further, dims=model.dims, source_root=job.root, rules=rules, severity=severity
+        module,
+        example,
+        further,
+        dims=model.dims,
+        source_root=job.root,
+        rules=rules,
+        severity=severity,
+        route=job.config.torchscript.method,
     )
     if report.findings:
         print(render(report, rules, job.root))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from qntz.builtin._weigh import LIVE, RUN, SOURCE, method, origins, weigh
 from qntz.hookspecs import hookimpl
 from qntz.records import Finding, Rule, Severity
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from qntz.check import Leak, Subject
 
 ROUTES = ("trace", "script", "dynamo")
-LIVE, RUN, SOURCE = "live object", "observed run", "static source"
 INTO_NUMPY = ("numpy", "__array__", "__dlpack__")
 
 
@@ -99,10 +99,10 @@ def numpy_in_forward(subject: Subject) -> Iterator[Finding]:
     from qntz.check.flow import FOREIGN
 
     slug, lines = "numpy-in-forward", set()
-    for leak in subject.observations.leaks:
+    for leak in _of_data(subject):
         if leak.kind in INTO_NUMPY and (leak.root == "numpy" or leak.root not in FOREIGN):
             lines.add((leak.place.path, leak.place.line))
-            how = f"{leak.callee} reads" if leak.root == "numpy" else f"{_method(leak)} gives NumPy"
+            how = f"{leak.callee} reads" if leak.root == "numpy" else f"{method(leak)} gives NumPy"
             yield _leaked(subject, slug, leak, f"{how} a tensor's values")
     for call in subject.foreign:
         place = (call.place.path, call.place.line)
@@ -141,7 +141,7 @@ def non_torch_call(subject: Subject) -> Iterator[Finding]:
     from qntz.check.flow import FOREIGN, NUMBER_MODULES, RANDOM_MODULES
 
     slug, lines, elsewhere = "non-torch-call", set(), FOREIGN - RANDOM_MODULES - {"numpy"}
-    for leak in subject.observations.leaks:
+    for leak in _of_data(subject):
         if leak.root in elsewhere:
             lines.add((leak.place.path, leak.place.line))
             yield _leaked(subject, slug, leak, f"{leak.callee} reads a tensor's values")
@@ -151,8 +151,12 @@ def non_torch_call(subject: Subject) -> Iterator[Finding]:
             yield _called(subject, slug, call)
 
 
+def _of_data(subject: Subject) -> list[Leak]:
+    return [leak for leak in subject.observations.leaks if leak.of == "data"]
+
+
 def _leaked(subject: Subject, slug: str, leak: Leak, message: str) -> Finding:
-    severity, consequence = _weight(subject, (leak,))
+    severity, consequence = weigh(subject, (leak,))
     return subject.finding(slug, severity, leak.place, f"{message}; {consequence}", RUN, leak.chain)
 
 
@@ -161,23 +165,9 @@ def _called(subject: Subject, slug: str, call: Any) -> Finding:
     if not call.leaks:
         message = f"{call.name} is called here; it was not seen to be fed with a tensor's values"
         return subject.finding(slug, "note", call.place, message, SOURCE, call.chain)
-    severity, consequence = _weight(subject, call.leaks)
-    origins = ", ".join(sorted({f"{_method(leak)} at {leak.place.path}:{leak.place.line}" for leak in call.leaks}))
-    message = f"{call.name} is fed with a tensor's values ({origins}); {consequence}"
+    severity, consequence = weigh(subject, call.leaks)
+    message = f"{call.name} is fed with a tensor's values ({origins(call.leaks)}); {consequence}"
     return subject.finding(slug, severity, call.place, message, f"{RUN} and {SOURCE}", call.chain)
-
-
-def _weight(subject: Subject, leaks: Iterable[Leak]) -> tuple[Severity, str]:
-    effects = {subject.effect(leak) for leak in leaks}
-    if "breaks" in effects:
-        return "error", "frozen as tracing freezes it, it makes the outputs on other inputs wrong"
-    if "harmless" in effects:
-        return "warning", "frozen as tracing freezes it, it left the outputs on the other inputs as they were"
-    return "warning", "what becomes of the outputs when it is frozen could not be tried"
-
-
-def _method(leak: Leak) -> str:
-    return f"Tensor.{leak.kind}"
 
 
 def _listed(names: list[str]) -> str:

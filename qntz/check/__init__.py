@@ -4,14 +4,18 @@ from qntz.check.model import check_model
 from qntz.check.render import render
 from qntz.check.report import CheckReport, as_json, summary_line, verdict
 from qntz.check.sarif import as_sarif
-from qntz.check.subject import Leak, Observations, Seen, Subject
+from qntz.check.subject import DeviceUse, Leak, Observations, Seen, StateChange, Subject, Test, Trace
 
 __all__ = [
     "CheckReport",
+    "DeviceUse",
     "Leak",
     "Observations",
     "Seen",
+    "StateChange",
     "Subject",
+    "Test",
+    "Trace",
     "as_json",
     "as_sarif",
     "check_model",

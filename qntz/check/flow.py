@@ -1,4 +1,6 @@
-"""Which calls outside torch a leaked value flows into: a forward pass over the reached functions' syntax trees.
+"""Where leaked values flow: into calls outside torch, and into what decides Python's control flow.
+
+A forward pass over the reached functions' syntax trees.
 
 The seeds are the leaks of the live runs, at the expressions that were executing. A value that a torch function takes
 in has come back, and is followed no further.
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from qntz.check.index import SourceIndex, forward_of
 from qntz.check.places import ARRAY_LIBRARIES, Place
 from qntz.check.resolve import UNKNOWN, Function, dotted, root_of
-from qntz.check.subject import Leak
+from qntz.check.subject import Leak, Test
 
 NUMBER_MODULES = frozenset(["bisect", "cmath", "decimal", "fractions", "math", "statistics"])
 """Modules of the standard library that compute with numbers: harmless on a number that never was a tensor."""
@@ -44,32 +46,52 @@ class ForeignCall:
     ran: bool
 
 
-def foreign_calls(index: SourceIndex, seeds: Seeds) -> tuple[ForeignCall, ...]:
-    """Every call in the reached source whose target comes from an array library, or from a module of the standard
-    library that computes with numbers or draws random ones; in the order of the reached functions."""
+def flows(index: SourceIndex, seeds: Seeds) -> tuple[tuple[ForeignCall, ...], tuple[Test, ...]]:
+    """Where the leaks at `seeds` flow, in the order of the reached functions.
+
+    Returns:
+        Every call in the reached source whose target comes from an array library, or from a module of the standard
+        library that computes with numbers or draws random ones, with the leaks of data that feed it; and every place
+        where leaks decide what Python does next.
+    """
     flow = _Flow(index, seeds)
     if seeds:
         for function in list(index.functions.values()):
             flow.run(function, {})
-    found = []
+    return tuple(_foreign_calls(index, flow)), tuple(_tests(index, flow))
+
+
+def _tests(index: SourceIndex, flow: _Flow) -> Iterator[Test]:
+    for node, (kind, function, marks) in flow.tests.items():
+        own = frozenset().union(*(flow.seeds.get(function.key, {}).get(inner, _NONE) for inner in ast.walk(node)))
+        place = function.file.place_of(node, function.name)
+        yield Test(kind, place, (*function.chain, str(place)), _sorted(marks), _sorted(own & marks))
+
+
+def _sorted(marks: Marks) -> tuple[Leak, ...]:
+    return tuple(sorted(marks, key=lambda leak: (str(leak.place), leak.kind)))
+
+
+def _foreign_calls(index: SourceIndex, flow: _Flow) -> Iterator[ForeignCall]:
     for function in index.functions.values():
         for call in index.calls(function):
             root = "" if call.target is UNKNOWN or isinstance(call.target, Function) else root_of(call.target)
             if root in FOREIGN:
-                leaks = tuple(sorted(flow.fed.get(call.node, _NONE), key=lambda leak: (str(leak.place), leak.kind)))
+                leaks = _sorted(frozenset(leak for leak in flow.fed.get(call.node, _NONE) if leak.of == "data"))
                 place = function.file.place_of(call.node, function.name)
                 chain = (*function.chain, str(place))
-                found.append(ForeignCall(dotted(call.target), root, place, chain, leaks, function.ran))
-    return tuple(found)
+                yield ForeignCall(dotted(call.target), root, place, chain, leaks, function.ran)
 
 
 class _Flow:
-    """Follows marks through functions; `fed` collects the marks that reach each call's arguments."""
+    """Follows marks through functions; `fed` collects the marks that reach each call's arguments, `tests` those that
+    reach an expression which decides the control flow, with its kind and its function."""
 
     def __init__(self, index: SourceIndex, seeds: Seeds) -> None:
         self.index = index
         self.seeds = seeds
         self.fed: dict[ast.AST, Marks] = {}
+        self.tests: dict[ast.expr, tuple[str, Function, Marks]] = {}
         self._results: dict[tuple[object, ...], Marks] = {}
         self._depth = 0
 
@@ -116,8 +138,10 @@ class _Body:
         elif isinstance(node, ast.Return):
             self.returned |= self.value(node.value) if node.value is not None else _NONE
         elif isinstance(node, ast.If):
-            self.value(node.test)
+            self._test("if", node.test)
             self._branches(node.body, node.orelse)
+        elif isinstance(node, ast.Assert):
+            self._test("assert", node.test)
         elif isinstance(node, (ast.For, ast.AsyncFor, ast.While)):
             self._loop(node)
         elif isinstance(node, (ast.With, ast.AsyncWith)):
@@ -131,7 +155,7 @@ class _Body:
             self._branches([], *(handler.body for handler in node.handlers), node.orelse)
             self.block(node.finalbody)
         elif isinstance(node, ast.Match):
-            self.value(node.subject)
+            self._test("match", node.subject)
             self._branches([], *(case.body for case in node.cases))
         else:
             self._children(node)
@@ -148,9 +172,9 @@ class _Body:
     def _loop(self, node: ast.For | ast.AsyncFor | ast.While) -> None:
         for _ in range(2):  # a second turn sees what the first one left
             if isinstance(node, ast.While):
-                self.value(node.test)
+                self._test("while", node.test)
             else:
-                self._bind(node.target, self.value(node.iter))
+                self._bind(node.target, self._test("for", node.iter))
             self._branches([], node.body)
         self.block(node.orelse)
 
@@ -181,10 +205,25 @@ class _Body:
             return seeds
         if isinstance(node, (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)):
             for generator in node.generators:
-                self._bind(generator.target, self.value(generator.iter))
+                self._bind(generator.target, self._test("for", generator.iter))
+                for test in generator.ifs:
+                    self._test("if", test)
+        if isinstance(node, ast.IfExp):
+            self._test("if", node.test)
+        if isinstance(node, ast.BoolOp):
+            for operand in node.values[:-1]:
+                self._test("and/or", operand)
         if isinstance(node, ast.Lambda):
             return seeds
         return seeds | self._children(node)
+
+    def _test(self, kind: str, node: ast.expr) -> Marks:
+        """The marks of an expression that decides what runs next."""
+        marks = self.value(node)
+        if marks:
+            known = self.flow.tests.get(node)
+            self.flow.tests[node] = (kind, self.function, marks | (known[2] if known is not None else _NONE))
+        return marks
 
     def _children(self, node: ast.AST) -> Marks:
         marks = _NONE

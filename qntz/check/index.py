@@ -128,6 +128,46 @@ class SourceIndex:
         own = (self.class_place(type(part)) for part in self.module.modules())
         return next((place for place in own if place is not None), None) or Place(self._path_of(type(self.module)), 0)
 
+    def place_of_forward(self) -> Place:
+        """Where the model's own forward is defined, else its class."""
+        for function, _ in forward_of(self.module):
+            for target in self.targets(function):
+                if not isinstance(target.node, ast.Lambda):
+                    return target.file.place_of(target.node, target.name)
+        return self.place_of_member("")
+
+    def place_at(self, shown: str) -> Place | None:
+        """The place that a text names as `str(Place)` does; None for any other text."""
+        before, _, function = shown.partition(" in ")
+        path, _, line = before.rpartition(":")
+        file = self.sources.by_path(path) if line.isdigit() else None
+        return file.place(int(line), None, function) if file is not None else None
+
+    def writer_of(self, what: str, owner: Any, name: str, value: Any) -> tuple[Place, tuple[str, ...]] | None:
+        """Where reached source changes what `owner` holds under a name (an attribute, global or variable of a closure),
+        or the container `value` that it holds; None where that cannot be told."""
+        ordered = sorted(self.functions.values(), key=lambda function: not function.ran)
+        for function in ordered:
+            for node in body_nodes(function.node):
+                for target in _written(node):
+                    if self._is_written(target, function, what, owner, name, value):
+                        place = function.file.place_of(target, function.name)
+                        return place, (*function.chain, str(place))
+        return None
+
+    def _is_written(self, target: ast.expr, function: Function, what: str, owner: Any, name: str, value: Any) -> bool:
+        if isinstance(target, ast.Name):
+            free = name not in function.locals and name not in function.parameters
+            return target.id == name and free and what in ("global", "closure")
+        if isinstance(target, ast.Attribute) and target.attr == name and what not in ("global", "closure"):
+            found = resolve(target.value, function)
+            if found is UNKNOWN or found is owner or (what == "class" and found in (type(owner), owner)):
+                return True
+        if isinstance(target, ast.Starred):  # stands for what a call changes in place
+            target = target.value
+        held = resolve(target.value if isinstance(target, ast.Subscript) else target, function)
+        return held is value and value is not None and held is not UNKNOWN
+
     def _path_of(self, kind: type) -> str:
         """The shown path of the file that holds a class of torch's or of compiled code."""
         filename = getattr(sys.modules.get(kind.__module__), "__file__", None)
@@ -181,4 +221,38 @@ def _assignment(node: ast.ClassDef, name: str) -> ast.expr | None:
     return min(found, key=lambda expression: expression.lineno, default=None)
 
 
+def _written(node: ast.AST) -> Iterator[ast.expr]:
+    """The expressions that a statement or call binds or changes; what a call changes in place as `Starred`."""
+    if isinstance(node, ast.Assign):
+        pending = list(node.targets)
+    elif isinstance(node, (ast.AugAssign, ast.AnnAssign, ast.NamedExpr)):
+        pending = [node.target]
+    elif isinstance(node, ast.Delete):
+        pending = list(node.targets)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        changes = node.func.attr in _CHANGES or (node.func.attr.endswith("_") and not node.func.attr.endswith("__"))
+        pending = []
+        if changes:
+            yield ast.copy_location(ast.Starred(node.func.value), node)
+            if isinstance(node.func.value, ast.Attribute):
+                yield node.func.value
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr":
+        named = node.args[1] if len(node.args) == 3 else None
+        if isinstance(named, ast.Constant) and isinstance(named.value, str):
+            yield ast.copy_location(ast.Attribute(node.args[0], named.value, ast.Store()), node)
+        pending = []
+    else:
+        pending = []
+    while pending:
+        target = pending.pop(0)
+        if isinstance(target, (ast.Tuple, ast.List)):
+            pending += target.elts
+            continue
+        yield target
+        if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Attribute):
+            yield target.value
+
+
+_ADDING = ("append", "appendleft", "extend", "insert", "add", "update", "setdefault")
+_CHANGES = (*_ADDING, "pop", "popleft", "remove", "clear")
 _REGISTERS = ("register_buffer", "register_parameter", "register_module", "add_module")

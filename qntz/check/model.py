@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from qntz.check.flow import foreign_calls
+from qntz import plugins
+from qntz.check.flow import flows
 from qntz.check.index import SourceIndex, own_packages
 from qntz.check.report import CheckReport
 from qntz.check.run import Observer
+from qntz.check.scripted import refusals
 from qntz.check.source import Sources
 from qntz.check.subject import Inputs, Subject
 from qntz.errors import ConfigError, PluginError, QntzError, did_you_mean, one_line
@@ -31,8 +33,9 @@ def check_model(
     *,
     dims: Mapping[str, DimConfig] | None = None,
     source_root: Path | None = None,
-    rules: Sequence[Rule] = (),
+    rules: Sequence[Rule] | None = None,
     severity: Mapping[str, str] | None = None,
+    route: str = "trace",
 ) -> CheckReport:
     """Runs the model on its inputs, reads what its forward reaches, and applies the rules.
 
@@ -42,20 +45,29 @@ def check_model(
     Args:
         module: the live model. example_inputs: tensors by input name, in the order of forward's arguments, or a tuple.
         probes: further inputs of the same kind. dims: the dynamic dimensions, for rules that vary sizes.
-        source_root: paths below it are shown relative to it. rules: gathered from the hook `qntz_rules`.
+        source_root: paths below it are shown relative to it. rules: gathered from the hook `qntz_rules`; None: those
+        that qntz ships, installed plugins provide, and `source_root` holds in plugins/.
         severity: another severity for a rule's findings, by its slug; "off" drops them.
+        route: how the model is to be captured, "trace" or "script"; what only another route stumbles over is a note.
 
     Raises:
         ModelError: the model does not run on an input, and no error-level finding tells why.
         ConfigError: `severity` names no rule. PluginError: a rule failed.
     """
     severity = dict(severity or {})
+    if rules is None:
+        rules = list(plugins.load(source_root or Path.cwd()).records("qntz_rules").values())
     for slug in severity:
         if slug not in (known := {rule.slug for rule in rules}):
             raise ConfigError(f"unknown rule {slug!r}", where=f"check.severity.{slug}", do=did_you_mean(slug, known))
     index = SourceIndex(module, Sources(source_root), own_packages(module))
     observer = Observer(module, [example_inputs, *probes], index)
     observations = observer.observe()
+    if observations.failure is None and not isinstance(module, torch.jit.ScriptModule):
+        refused, compiled = refusals(module, index, everything=route == "script")
+        script = observer.scripted(compiled) if route == "script" and compiled is not None else None
+        observations = dataclasses.replace(observations, refusals=refused, script=script)
+    foreign, tests = flows(index, observer.log.marks())
     subject = Subject(
         module=module,
         example=example_inputs,
@@ -63,11 +75,13 @@ def check_model(
         dims=dict(dims or {}),
         observations=observations,
         index=index,
-        foreign=foreign_calls(index, observer.log.marks()),
+        foreign=foreign,
+        tests=tests,
+        route=route,
         effect=observer.effect,
         seed_matters=observer.seed_matters,
     )
-    findings = _not_ignored(_found(subject, rules), index.sources, severity)
+    findings = _not_ignored(_explained(subject, _found(subject, rules)), index.sources, severity)
     unique = {(f.path, f.line, f.column, f.slug, f.message): f for f in findings}
     failure = observations.failure
     lines = {f.path: _lines(index.sources, f.path) for f in unique.values()}
@@ -87,6 +101,28 @@ def _found(subject: Subject, rules: Iterable[Rule]) -> list[Finding]:
         except Exception as error:
             raise PluginError(f"the rule {rule.slug!r} failed", where=rule.code, why=one_line(error)) from error
     return found
+
+
+def _explained(subject: Subject, found: list[Finding]) -> list[Finding]:
+    """The findings, and one more where the capture goes wrong that is asked for and none of them tells why."""
+    trace = subject.observations.trace if subject.route == "trace" else subject.observations.script
+    if trace is None or any(finding.severity == "error" for finding in found):
+        return found
+    place = subject.index.place_of_forward()
+    if trace.refused is not None:
+        place = subject.index.place_at(trace.refused.where) or place
+        message = f"torch cannot trace the model: {trace.refused.why}"
+    elif trace.wrong:
+        runs = ", ".join(_shown(run, subject) for run in trace.wrong[:3])
+        what = "a trace of the example" if subject.route == "trace" else "the scripted model"
+        message = f"{what} gives other outputs than the model on {runs}; no line was found to be why"
+    else:
+        return found
+    return [*found, subject.finding(f"{subject.route}-differs", "error", place, message, "observed run")]
+
+
+def _shown(run: int, subject: Subject) -> str:
+    return "the example" if run == 0 else f"probe {run - 1}" if subject.probes else "the example with other values"
 
 
 def _not_ignored(found: Iterable[Finding], sources: Sources, severity: Mapping[str, str]) -> list[Finding]:

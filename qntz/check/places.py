@@ -7,7 +7,7 @@ import sysconfig
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePath
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Literal
 
 import torch
@@ -84,12 +84,16 @@ def module_name_of(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", ""))
 
 
+@lru_cache(maxsize=4096)
+def _positions(code: CodeType) -> tuple[tuple[int | None, int | None, int | None, int | None], ...]:
+    return tuple(code.co_positions())
+
+
 def position_of(frame: FrameType) -> tuple[int, int, int, int] | None:
     """(line, column, end line, end column) of what the frame executes, as `ast` counts; None before Python 3.11."""
     if sys.version_info < (3, 11):
         return None
-    positions = list(frame.f_code.co_positions())[frame.f_lasti // 2]
-    line, end_line, column, end_column = positions
+    line, end_line, column, end_column = _positions(frame.f_code)[frame.f_lasti // 2]
     if line is None or end_line is None or column is None or end_column is None:
         return None
     return line, column, end_line, end_column

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,18 +22,27 @@ from torch.overrides import TorchFunctionMode
 from qntz.check.index import SourceIndex
 from qntz.check.places import Place, module_name_of, owner_of, position_of, shown_path
 from qntz.check.resolve import UNKNOWN, Function, attribute, dotted, root_of
-from qntz.check.subject import Leak, Seen
+from qntz.check.subject import DeviceUse, Leak, Seen
 
 T = torch.Tensor
 LEAKS = {
     getattr(T, name): name
     for name in (
         *("numpy", "__array__", "__dlpack__", "data_ptr", "item", "tolist", "__bool__", "__int__", "__float__"),
-        *("__index__", "__complex__", "__len__", "__contains__", "is_nonzero", "equal", "allclose"),
+        *("__index__", "__complex__", "__contains__", "is_nonzero", "equal", "allclose"),
     )
 } | {torch.equal: "equal", torch.allclose: "allclose", torch.is_nonzero: "is_nonzero"}
 """The calls that give a value to Python or to C code outside torch, by the function itself."""
-REPLAYED = frozenset(LEAKS.values()) - {"__dlpack__", "data_ptr"}
+COUNTED = {
+    getattr(owner, name): name
+    for owner in (T, torch)
+    for name in ("unbind", "split", "chunk", "tensor_split", "split_with_sizes")
+    if hasattr(owner, name)
+}
+"""The calls that give Python as many tensors as a size says: a trace keeps their number."""
+_DEVICE_READS = (T.device, T.is_cuda, T.is_cpu, T.is_meta) if hasattr(T, "is_cpu") else (T.device, T.is_cuda)
+_MOVES = (T.to, T.cpu, T.cuda)
+REPLAYED = frozenset((*LEAKS.values(), *COUNTED.values())) - {"__dlpack__", "data_ptr"}
 
 
 @dataclass
@@ -41,7 +50,7 @@ class Log:
     """What the runs of one check have shown so far.
 
     Attributes:
-        values: the results of each leak in the first run that showed it, by the leak's key. seeds: the expression that
+        values: the results of each leak by its key, and by the run that showed it. seeds: the expression that
         leaked, by function and node, with the leaks' keys. functions: by code object, None for code without source.
         returned: keys of leaks whose expression gives a tensor again (`numpy.sin(tensor)`).
     """
@@ -49,7 +58,7 @@ class Log:
     index: SourceIndex
     devices: frozenset[str]
     leaks: dict[tuple[Any, ...], Leak] = field(default_factory=dict)
-    values: dict[tuple[Any, ...], list[Any]] = field(default_factory=dict)
+    values: dict[tuple[Any, ...], dict[int, list[Any]]] = field(default_factory=dict)
     seeds: dict[tuple[str, int, int], dict[ast.AST, list[tuple[Any, ...]]]] = field(default_factory=dict)
     strange_devices: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
     doubles: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
@@ -57,6 +66,7 @@ class Log:
     draws: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
     functions: dict[CodeType, Function | None] = field(default_factory=dict)
     returned: set[tuple[Any, ...]] = field(default_factory=set)
+    device_uses: dict[tuple[Any, ...], DeviceUse] = field(default_factory=dict)
 
     def marks(self) -> dict[tuple[str, int, int], dict[ast.AST, frozenset[Leak]]]:
         """The leaks whose values stay outside torch, at the expressions that leaked, by function."""
@@ -70,7 +80,8 @@ class Log:
 
 
 class Recorder(TorchFunctionMode):
-    """Records one run, number `run`, into `log`.
+    """Records one run, number `run`, into `log`. Under a trace, where sizes are tensors too, only what leaks then and
+    did not without it.
 
     Args:
         inputs: the tensors that the model is called with, by name. modules: the paths of the modules whose forward is
@@ -93,18 +104,29 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        kind = LEAKS.get(func)
+        tracing = torch.jit.is_tracing()
+        kind = LEAKS.get(func) or (COUNTED.get(func) if tracing else None)
         if self.frozen is not None:
             return self._replay(func, args, kwargs, kind)
-        frames = list(self._frames())
+        if tracing and kind is None:
+            return func(*args, **kwargs)
+        frames = self._frames()
+        if tracing:
+            result = func(*args, **kwargs)
+            self._leak(kind, frames, result, "shape")
+            return result
         self._reached(frames)
         if getattr(func, "__name__", "") == "__get__":  # a property: reads, and changes nothing
+            if getattr(func, "__self__", None) in _DEVICE_READS:
+                self._device_use("reads", frames)
             return func(*args, **kwargs)
+        if func in _MOVES or kwargs.get("device") is not None:
+            self._device_use("places", frames)
         versions = {name: tensor._version for name, tensor in self.inputs.items()}
         generator = torch.get_rng_state()
         result = func(*args, **kwargs)
         if kind is not None:
-            self._leak(kind, frames, result)
+            self._leak(kind, frames, result, "data")
             return result
         if func is T.__array_wrap__ and (frame := _leaking(frames)) is not None:
             self.log.returned.add(_key("__array__", frame))
@@ -118,19 +140,21 @@ class Recorder(TorchFunctionMode):
 
     def _replay(self, func: Any, args: Any, kwargs: Any, kind: str | None) -> Any:
         if kind is not None and self.frozen:
-            frame = _leaking(list(self._frames()))
+            frame = _leaking(self._frames())
             values = self.frozen.get(_key(kind, frame)) if frame is not None else None
             value = next(values, UNKNOWN) if values is not None else UNKNOWN
             if value is not UNKNOWN:
-                return _copied(value)
+                return func(*args, **kwargs)[:value] if kind in COUNTED.values() else _copied(value)
         return func(*args, **kwargs)
 
-    def _frames(self) -> Iterator[FrameType]:
-        """The frames of the run, innermost first (the first are this module's own)."""
+    def _frames(self) -> list[FrameType]:
+        """The frames of the run, innermost first (the first are this module's own); none outside of a run."""
         frame: FrameType | None = sys._getframe(1)
+        frames = []
         while frame is not None and frame.f_code is not self.sentinel:
-            yield frame
+            frames.append(frame)
             frame = frame.f_back
+        return frames if frame is not None else []
 
     def _reached(self, frames: Sequence[FrameType]) -> None:
         """Adds the functions on the stack that were not seen before to the index of reached source."""
@@ -145,7 +169,8 @@ class Recorder(TorchFunctionMode):
                 first = values.get(code.co_varnames[0], UNKNOWN) if code.co_argcount else UNKNOWN
                 receiver = UNKNOWN if isinstance(first, torch.Tensor) else first
                 chain = tuple(str(place) for place in self._chain(frames[depth + 1 :]))
-                function = self.log.index.function_of(code, frame.f_globals, free, receiver, ran=True, chain=chain)
+                more = {"ran": True, "given": _plain_types(code, values, first), "chain": chain}
+                function = self.log.index.function_of(code, frame.f_globals, free, receiver, **more)
                 self.log.functions[code] = function
                 if function is not None:
                     self.log.index.functions.setdefault(function.key, function)
@@ -167,12 +192,14 @@ class Recorder(TorchFunctionMode):
             return file.place(frame.f_lineno, None, function)
         return file.place(position[0], position[1], function)
 
-    def _leak(self, kind: str, frames: Sequence[FrameType], result: Any) -> None:
+    def _leak(self, kind: str, frames: Sequence[FrameType], result: Any, of: Literal["data", "shape"]) -> None:
         frame = _leaking(frames)
         if frame is None:
             return  # torch's own code asked; the model's did not
         key = _key(kind, frame)
         known = self.log.leaks.get(key)
+        if known is not None and known.of != of:
+            return  # data, which the runs without a trace have shown
         if known is None:
             function = self._function(frame)
             node = _expression(frame, kind, function) if function is not None else None
@@ -182,13 +209,16 @@ class Recorder(TorchFunctionMode):
             user = next((f for f in frames if owner_of(f.f_code.co_filename) == "user"), frame)
             chain = tuple(str(place) for place in self._chain(frames))
             module = self.modules[-1] if self.modules else ""
-            self.log.leaks[key] = Leak(kind, self._place(user), chain, module, callee, root, key, (self.run,))
+            self.log.leaks[key] = Leak(
+                kind, self._place(user), chain, module, callee, root, key, (self.run,), of, of == "data"
+            )
             if node is not None and function is not None:
                 self.log.seeds.setdefault(function.key, {}).setdefault(node, []).append(key)
         elif self.run not in known.runs:
             self.log.leaks[key] = dataclasses.replace(known, runs=(*known.runs, self.run))
-        if self.log.leaks[key].runs[0] == self.run and kind in REPLAYED:
-            self.log.values.setdefault(key, []).append(_copied(result))
+        if kind in REPLAYED:
+            told = len(result) if kind in COUNTED.values() else _copied(result)
+            self.log.values.setdefault(key, {}).setdefault(self.run, []).append(told)
 
     def _function(self, frame: FrameType) -> Function | None:
         """The function that a frame runs; for a comprehension's frame the one that it stands in."""
@@ -196,6 +226,16 @@ class Recorder(TorchFunctionMode):
         while outer is not None and outer.f_code.co_name in _COMPREHENSIONS:
             outer = outer.f_back
         return self.log.functions.get(outer.f_code) if outer is not None else None
+
+    def _device_use(self, kind: Literal["reads", "places"], frames: Sequence[FrameType]) -> None:
+        frame = _leaking(frames)
+        function = self._function(frame) if frame is not None else None
+        if frame is None or function is None or (key := _key(kind, frame)) in self.log.device_uses:
+            return
+        node = _expression(frame, "", function)
+        if node is not None:
+            chain = tuple(str(place) for place in self._chain(frames))
+            self.log.device_uses[key] = DeviceUse(kind, self._place(frame), chain, function, node)
 
     def _seen(self, into: dict[tuple[Any, ...], Seen], what: str, frames: Sequence[FrameType], func: Any) -> None:
         frame = next((f for f in frames if owner_of(f.f_code.co_filename) == "user"), None) or _leaking(frames)
@@ -214,6 +254,18 @@ class Recorder(TorchFunctionMode):
                 self._seen(self.log.strange_devices, device, frames, func)
             if tensor.dtype == torch.float64 and not any(a.dtype == torch.float64 for a in _tensors(args, kwargs)):
                 self._seen(self.log.doubles, "tensor" if tensor.dim() else "scalar", frames, func)
+
+
+def _plain_types(code: CodeType, values: Mapping[str, Any], receiver: Any) -> dict[str, str]:
+    """The types of a function's arguments that are neither tensors nor modules, by parameter."""
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    given = {name: values[name] for name in names if name in values}
+    skipped = (T, torch.nn.Module)
+    return {
+        name: type(value).__name__
+        for name, value in given.items()
+        if not (isinstance(value, skipped) or (value is receiver and name == names[0]))
+    }
 
 
 def _expression(frame: FrameType, kind: str, function: Function) -> ast.expr | None:
@@ -249,7 +301,8 @@ def _is_model_side(frame: FrameType) -> bool:
 
 
 def _key(kind: str, frame: FrameType) -> tuple[Any, ...]:
-    return kind, frame.f_code, frame.f_lasti
+    # not f_lasti where it can be helped: CPython 3.11 calls from another instruction once it has specialised the code
+    return kind, frame.f_code, position_of(frame) or frame.f_lasti
 
 
 def _live(node: ast.expr, frame: FrameType) -> Any:

@@ -12,14 +12,21 @@ CONTEXT = 1  # lines shown above and below
 
 
 def render(report: CheckReport, rules: Sequence[Rule] = (), source_root: Path | None = None) -> str:
-    """Each finding with its line and a caret, the calls that lead to it, why it matters and what to do; at the end the
-    failure to run, if any, and the summary line. No colours.
+    """Each finding with its line and a caret, the calls that lead to it, why it matters and what to do; notes in one
+    line each; at the end the failure to run, if any, and the summary line. No colours.
 
     Args:
         rules: for codes, reasons and fixes. source_root: where sources are read from that the report does not hold.
     """
     by_slug = {rule.slug: rule for rule in rules}
-    blocks = [_block(report, finding, by_slug.get(finding.slug), source_root) for finding in report.findings]
+    telling = (*report.errors, *report.warnings)
+    blocks = [
+        _block(report, finding, by_slug.get(finding.slug), source_root)
+        for finding in report.findings
+        if finding in telling
+    ]
+    if report.notes:
+        blocks.append("\n".join(f"{_head(finding, by_slug.get(finding.slug))} (note)" for finding in report.notes))
     if report.failure:
         blocks.append(f"The model did not run: {report.failure}")
     blocks.append(summary_line(report))
@@ -27,14 +34,18 @@ def render(report: CheckReport, rules: Sequence[Rule] = (), source_root: Path | 
 
 
 def _block(report: CheckReport, finding: Finding, rule: Rule | None, source_root: Path | None) -> str:
-    place = ":".join([finding.path, *(str(number) for number in (finding.line, finding.column) if number)])
-    name = f"{rule.code} {finding.slug}" if rule is not None else finding.slug
-    lines = [f"{place} {name} {finding.message}", *_frame(report, finding, source_root)]
+    lines = [_head(finding, rule), *_frame(report, finding, source_root)]
     lines.append(f"  = {finding.severity}, evidence: {finding.evidence}")
     lines += [f"  = {'via' if i == 0 else '   '}: {step}" for i, step in enumerate(finding.chain)]
     if rule is not None:
         lines += [f"  = why: {rule.why}", f"  = fix: {rule.fix}"]
     return "\n".join(lines)
+
+
+def _head(finding: Finding, rule: Rule | None) -> str:
+    place = ":".join([finding.path, *(str(number) for number in (finding.line, finding.column) if number)])
+    name = f"{rule.code} {finding.slug}" if rule is not None else finding.slug
+    return f"{place} {name} {finding.message}"
 
 
 def _frame(report: CheckReport, finding: Finding, source_root: Path | None) -> list[str]:

@@ -38,7 +38,8 @@ class Function:
     Attributes:
         node, file, name: its definition, the file and its qualified name. globals: of its module. free: the values of
         its closure by name. receiver: the live object that its first argument is, or UNKNOWN. ran: seen on the stack
-        of a live run. chain: the calls that lead to it. parent: the function whose body defines it, where it was
+        of a live run. given: the types of what a live run gave it, by parameter, where that is no tensor and no module.
+        chain: the calls that lead to it. parent: the function whose body defines it, where it was
         found by reading only.
     """
 
@@ -49,6 +50,7 @@ class Function:
     free: Mapping[str, Any] = field(default_factory=dict)
     receiver: Any = UNKNOWN
     ran: bool = False
+    given: Mapping[str, str] = field(default_factory=dict)
     chain: tuple[str, ...] = ()
     parent: Function | None = None
 
@@ -61,6 +63,16 @@ class Function:
         a = self.node.args
         more = [extra for extra in (a.vararg, a.kwarg) if extra is not None]
         return tuple(arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs, *more))
+
+    @functools.cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The constants that parameters have as defaults, None left out."""
+        a = self.node.args
+        positional = [*a.posonlyargs, *a.args]
+        pairs = [*zip(positional[len(positional) - len(a.defaults) :], a.defaults, strict=True)]
+        pairs += [(arg, value) for arg, value in zip(a.kwonlyargs, a.kw_defaults, strict=True) if value is not None]
+        constants = {arg.arg: value.value for arg, value in pairs if isinstance(value, ast.Constant)}
+        return {name: value for name, value in constants.items() if value is not None}
 
     @functools.cached_property
     def locals(self) -> dict[str, list[ast.AST]]:

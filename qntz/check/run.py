@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
+import dataclasses
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ from qntz.check.index import SourceIndex, forward_of
 from qntz.check.places import owner_of, shown_path
 from qntz.check.record import Log, Recorder
 from qntz.check.resolve import UNKNOWN
-from qntz.check.state import buffers_kept, seeded
-from qntz.check.subject import Effect, Inputs, Leak, Observations
+from qntz.check.state import Holding, State, buffers_kept, seeded
+from qntz.check.subject import Effect, Inputs, Leak, Observations, StateChange, Trace
+from qntz.check.traced import Tracer, tensors_of
 from qntz.compare import relative_error
 from qntz.errors import ModelError, one_line
 
 TOLERANCE = 1e-5  # of the largest magnitude; both runs use the same kernels, so anything above it is a real difference
+TRACE_TOLERANCE = 1e-4  # as a capture is held to: a trace may run other kernels
 _NUMERIC = (torch.Tensor, np.ndarray, np.generic, int, float)
 REPLAYS = 3  # other inputs that a frozen value is tried on, at most
 
@@ -48,17 +50,29 @@ class Observer:
         self._effects: dict[tuple[Any, ...], Effect] = {}
         self._repeated: dict[int, bool] = {}
         self._modules: list[str] = []
+        self.trace: Trace | None = None
+        self.state = State(module, index)
+        self.held: dict[Holding, None] = {}
+        self.repeats = True
 
     def observe(self) -> Observations:
         """Runs the example and the probes; a run that fails ends it, with what was seen until then."""
         failure = None
         try:
-            for number in range(len(self.inputs)):
-                self.outputs.append(self._recorded(number))
+            with self._put_back():
+                self.outputs.append(self._recorded(0))
+                self.repeats = _same(self.outputs[0], self._plain(0, keep=False))
+            for number in range(1, len(self.inputs)):
+                with self._put_back():
+                    self.outputs.append(self._recorded(number))
         except ModelError as error:
             failure = error
         self._add_forwards()
         self.index.add_reached()
+        if failure is None:
+            self._vary()
+            matters = self._order_matters()
+            self.trace = self._traced()
         if failure is None and any(part.training for part in self.module.modules()):
             self._draws_in_evaluation()
         log = self.log
@@ -66,11 +80,14 @@ class Observer:
             ran=tuple(self.ran),
             leaks=tuple(log.leaks.values()),
             devices=tuple(log.strange_devices.values()),
+            device_uses=tuple(log.device_uses.values()),
             doubles=tuple(log.doubles.values()),
             writes=tuple(log.writes.values()),
             changed=tuple(self.changed),
             draws=tuple(log.draws.values()),
             streams=tuple(sorted(self.streams)),
+            state=self._state_changes(matters) if failure is None else (),
+            trace=self.trace,
             failure=failure,
         )
 
@@ -84,19 +101,50 @@ class Observer:
         """Whether the outputs on the example differ under another seed of every global generator."""
         return bool(self.outputs) and not _same(self.outputs[0], self._plain(0, seed=1))
 
+    @contextlib.contextmanager
+    def _put_back(self) -> Iterator[None]:
+        """Runs within may leave state behind, which is gone afterwards."""
+        try:
+            with buffers_kept(self.module):
+                yield
+        finally:
+            self.state.restore()
+
+    def _order_matters(self) -> bool:
+        """Whether a run gives something else when others came before it; tried where a run leaves anything behind."""
+        if not self.repeats or not self.held:
+            return not self.repeats
+        with self._put_back():
+            self._plain(0, keep=False)
+            return not all(_same(self.outputs[n], self._plain(n, keep=False)) for n in (*range(1, len(self.inputs)), 0))
+
+    def _state_changes(self, matters: bool) -> tuple[StateChange, ...]:
+        found = []
+        for holding in self.held:
+            if holding.what == "buffer" and type(holding.owner).__module__.startswith("torch."):
+                continue  # statistics of batch norm
+            writer = self.index.writer_of(holding.what, holding.owner, holding.name, self.state.value(holding))
+            place, chain = writer or (self.index.place_of_member(holding.shown if holding.is_member else ""), ())
+            found.append(StateChange(holding.what, holding.shown, place, chain, matters))
+        if matters and not found and not self.log.draws:
+            place = self.index.place_of_member("")
+            found.append(StateChange("hidden", type(self.module).__name__, place, (), matters))
+        return tuple(found)
+
     def _measured(self, leak: Leak) -> Effect:
-        first, values = leak.runs[0], self.log.values.get(leak.key)
-        others = [run for run in leak.runs if run != first and run < len(self.outputs)][:REPLAYS]
-        if values is None or not self.outputs:
+        first, values = leak.runs[0], self.log.values.get(leak.key, {})
+        if not values or self.trace is None:
             return "unknown"
-        if self.probes == 0:
-            others = self._variation()
+        if self.trace.is_right:
+            return "harmless"  # a trace froze it, with all others, and gave the model's outputs
+        others = [run for run in self._alternatives(leak) if run != first][:REPLAYS]
         if not all(self._repeats(run) for run in others):
             return "unknown"  # a model with a state of its own: a difference would prove nothing
         for run in others:
             try:
-                replay = Recorder(self.log, run, {}, self._modules, _invoke.__code__, {leak.key: values})
-                frozen = self._run(run, replay, seed=0)
+                replay = Recorder(self.log, run, {}, self._modules, _invoke.__code__, {leak.key: values[first]})
+                call = Tracer(_invoke) if leak.of == "shape" else _invoke
+                frozen = self._run(run, replay, seed=0, call=call)
             except ModelError:
                 return "breaks"  # what the example gave does not even fit the other input
             if not _same(self.outputs[run], frozen):
@@ -109,11 +157,71 @@ class Observer:
             self._repeated[run] = _same(self.outputs[run], self._plain(run))
         return self._repeated[run]
 
-    def _variation(self) -> list[int]:
-        """The run that stands in for probes: the example reversed and (floats) halved: other values within its
-        range; none where the model does not take it."""
-        if len(self.inputs) > 1:
-            return [1]
+    def _alternatives(self, leak: Leak) -> list[int]:
+        """The runs on which a frozen value may show: those that leaked it too, and where sizes leak those of others."""
+        if leak.of == "data":
+            return [run for run in leak.runs if run < len(self.outputs)] if self.probes else [*range(len(self.outputs))]
+        return self._other_sizes()
+
+    def _other_sizes(self) -> list[int]:
+        """The runs whose inputs have other sizes than the example's, those first that differ in the most."""
+        sizes = [[size for tensor in tensors_of(_positional(i)) for size in tensor.shape] for i in self.inputs]
+        differing = [sum(a != b for a, b in zip(sizes[0], one, strict=False)) for one in sizes]
+        runs = [run for run, count in enumerate(differing) if count]
+        return sorted(runs, key=lambda run: -differing[run])
+
+    def _traced(self) -> Trace:
+        """Records a trace on the example, tries it on the other inputs, and notes which sizes leaked."""
+        if isinstance(self.module, torch.jit.ScriptModule):
+            return Trace()  # captured already
+        tracer = Tracer(_invoke)
+        try:
+            with self._put_back():
+                if self.held:
+                    self._plain(0, keep=False)  # a trace comes after a run in practice
+                self._run(0, self._recorder(0, {}), seed=0, call=tracer, keep=False)
+        except ModelError as error:
+            return Trace(refused=error)
+        wrong = tuple(run for run in range(1, len(self.inputs)) if not self._agrees(tracer.replayed, run))
+        self._note_varied()
+        return Trace(wrong=wrong, tried=len(self.inputs) - 1)
+
+    def scripted(self, compiled: Any) -> Trace:
+        """What the compiled model gives on all inputs."""
+        wrong = tuple(run for run in range(len(self.inputs)) if not self._agrees(_flat(compiled), run))
+        return Trace(wrong=wrong, tried=len(self.inputs))
+
+    def _agrees(self, replay: Callable[[Sequence[Any]], list[torch.Tensor]], run: int) -> bool:
+        arguments = _positional(_cloned(self.inputs[run]))
+        with seeded(0, set()), buffers_kept(self.module), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                got = replay(arguments)
+            except RuntimeError:  # what TorchScript raises for anything: sizes that no longer fit
+                return False
+        plain = [[leaf for leaf in self.outputs[n] if not isinstance(leaf, torch.Tensor)] for n in (0, run)]
+        return _same(*plain) and _same(tensors_of(self.outputs[run]), got, TRACE_TOLERANCE)
+
+    def _note_varied(self) -> None:
+        """Traces once more, on other sizes: a size that leaks and is the same again is a constant of the model."""
+        leaks = {key: leak for key, leak in self.log.leaks.items() if leak.of == "shape"}
+        others = self._other_sizes()[:1] if leaks else []
+        for run in others:
+            with contextlib.suppress(ModelError):  # it ran without a trace; the trace on the example counts
+                self._run(run, self._recorder(run, {}), seed=0, call=Tracer(_invoke))
+        for key in leaks:
+            values = self.log.values.get(key, {})
+            told = [values.get(run) for run in (0, *others)]
+            self.log.leaks[key] = dataclasses.replace(self.log.leaks[key], varied=any(v != told[0] for v in told))
+
+    def _recorder(self, number: int, inputs: dict[str, torch.Tensor]) -> Recorder:
+        return Recorder(self.log, number, inputs, self._modules, _invoke.__code__)
+
+    def _vary(self) -> None:
+        """Where no probe is given, tries the example with other values, and with more samples: the runs that stand in
+        for probes, as far as the model takes them."""
+        if self.probes:
+            return
 
         def varied(value: Any) -> Any:
             if not isinstance(value, torch.Tensor):
@@ -121,26 +229,31 @@ class Observer:
             flipped = value.flip(tuple(range(value.dim())))
             return flipped * 0.5 if value.is_floating_point() else flipped
 
-        self.inputs.append(pytree.tree_map(varied, self.inputs[0]))
-        try:
-            self.outputs.append(self._plain(1))
-        except ModelError:
-            self.inputs.pop()
-            return []
-        return [1]
+        first = {tensor.shape[0] if tensor.dim() else None for tensor in tensors_of(_positional(self.inputs[0]))}
+
+        def more(value: Any) -> Any:
+            return torch.cat([value, value.flip(0), value]) if isinstance(value, torch.Tensor) else value
+
+        for change in (varied, more) if len(first) == 1 and None not in first else (varied,):
+            self.inputs.append(pytree.tree_map(change, self.inputs[0]))
+            try:
+                self.outputs.append(self._plain(len(self.inputs) - 1))
+            except ModelError:
+                self.inputs.pop()
 
     def _recorded(self, number: int) -> list[Any]:
         arguments = _cloned(self.inputs[number])
         before = _named(self.inputs[number])
-        recorder = Recorder(self.log, number, _named(arguments), self._modules, _invoke.__code__)
-        outputs = self._run(number, recorder, seed=0, arguments=arguments)
+        recorder = self._recorder(number, _named(arguments))
+        outputs = self._run(number, recorder, seed=0, arguments=arguments, keep=False)
+        self.held.update(dict.fromkeys(self.state.changed()))
         for name, tensor in _named(arguments).items():
             if not _same([before[name]], [tensor]):
                 self.changed[name] = None
         return outputs
 
-    def _plain(self, number: int, seed: int = 0) -> list[Any]:
-        return self._run(number, contextlib.nullcontext(), seed=seed)
+    def _plain(self, number: int, seed: int = 0, keep: bool = True) -> list[Any]:
+        return self._run(number, contextlib.nullcontext(), seed=seed, keep=keep)
 
     def _draws_in_evaluation(self) -> None:
         """Runs the example again in evaluation mode: a draw that is left does not come from the training mode."""
@@ -167,18 +280,22 @@ class Observer:
                         target.ran = True
                         self.index.functions.setdefault(target.key, target)
 
-    def _run(self, number: int, mode: Any, seed: int, arguments: Any = None) -> list[Any]:
-        """The flat outputs of one run.
+    def _run(
+        self, number: int, mode: Any, seed: int, arguments: Any = None, call: Any = None, keep: bool = True
+    ) -> list[Any]:
+        """The flat outputs of one run, made by `call` instead of a plain call where it is given; `keep` puts back the
+        state that it changes.
 
         Raises:
             ModelError: with the model's own line, its error and the shapes of the inputs.
         """
         arguments = _cloned(self.inputs[number]) if arguments is None else arguments
-        with self._watched(), seeded(seed, self.streams), buffers_kept(self.module), warnings.catch_warnings():
+        kept = self._put_back() if keep else contextlib.nullcontext()
+        with self._watched(), seeded(seed, self.streams), kept, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the capture shows them; here each would come once a run
             try:
                 with torch.no_grad(), mode:
-                    outputs = _invoke(self.module, _positional(arguments))
+                    outputs = (call or _invoke)(self.module, _positional(arguments))
             except (Exception, SystemExit) as error:
                 raise self._model_error(error, number) from error
         return _cloned(pytree.tree_leaves(outputs))
@@ -234,6 +351,14 @@ class Observer:
         )
 
 
+def _flat(module: Any) -> Callable[[Sequence[Any]], list[torch.Tensor]]:
+    def run(arguments: Sequence[Any]) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return tensors_of(module(*arguments))
+
+    return run
+
+
 def _invoke(module: torch.nn.Module, arguments: Sequence[Any]) -> Any:
     return module(*arguments)  # the frame that ends the model's stack
 
@@ -262,14 +387,15 @@ def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    """Whether two flat outputs are equal: same count, and each within TOLERANCE of the largest magnitude."""
-    return len(one) == len(other) and all(itertools.starmap(_equal, zip(one, other, strict=True)))
+def _same(one: Sequence[Any], other: Sequence[Any], tolerance: float = TOLERANCE) -> bool:
+    """Whether two flat outputs are equal: same count, and each within the tolerance of the largest magnitude."""
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(_equal(a, b, tolerance) for a, b in pairs)
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: Any, other: Any, tolerance: float) -> bool:
     if isinstance(one, _NUMERIC) and isinstance(other, _NUMERIC):
-        return relative_error(_array(one), _array(other)) <= TOLERANCE
+        return relative_error(_array(one), _array(other)) <= tolerance
     return type(one) is type(other)
 
 

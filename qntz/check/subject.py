@@ -13,8 +13,12 @@ from qntz.errors import QntzError
 from qntz.records import Finding, Severity
 
 if TYPE_CHECKING:
+    import ast
+
     from qntz.check.flow import ForeignCall
     from qntz.check.index import SourceIndex
+    from qntz.check.resolve import Function
+    from qntz.check.scripted import Refusal
     from qntz.config import DimConfig
 
 Inputs = Mapping[str, Any] | Sequence[Any]
@@ -30,6 +34,8 @@ class Leak:
         from forward to it. module: path of the innermost module that ran. callee: what was called there, where it
         could be resolved to an object that is no Tensor method ("numpy.sin"), else "". root: the callee's root module.
         key: identifies the place in the code that ran. runs: numbers of the runs that showed it (0 is the example).
+        of: "data", or "shape" for what only a trace sees leave: the size of a tensor. varied: it was not the same in
+        all runs; of data always so.
     """
 
     kind: str
@@ -40,6 +46,60 @@ class Leak:
     root: str
     key: tuple[Any, ...]
     runs: tuple[int, ...]
+    of: Literal["data", "shape"] = "data"
+    varied: bool = True
+
+
+@dataclass(frozen=True)
+class Test:
+    """A place where Python's control flow depends on leaked values.
+
+    Attributes:
+        kind: "if", "while", "for", "assert", "match", "comprehension", "expression". place: the test's. chain: the
+        calls that lead to it. leaks: all that flow into it. own: those that leak within the test itself.
+    """
+
+    kind: str
+    place: Place
+    chain: tuple[str, ...]
+    leaks: tuple[Leak, ...]
+    own: tuple[Leak, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a trace that is recorded on the example, or the scripted model, makes of it.
+
+    Attributes:
+        refused: why torch cannot record one, else None. wrong: the numbers of the runs that it gets wrong. tried: the
+        number of runs that it was tried on.
+    """
+
+    refused: QntzError | None = None
+    wrong: tuple[int, ...] = ()
+    tried: int = 0
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it gave the model's outputs on other inputs than it was recorded on."""
+        return self.refused is None and self.tried > 0 and not self.wrong
+
+
+@dataclass(frozen=True)
+class StateChange:
+    """Something that outlives a run and was another afterwards.
+
+    Attributes:
+        what: "attribute", "global" or "closure". name: as a user would write it ("encoder.cache", "STATE"). place: of
+        the line that changes it, where one was found, else of its owner. matters: whether outputs depend on it: the
+        same inputs gave others when the model had run before.
+    """
+
+    what: str
+    name: str
+    place: Place
+    chain: tuple[str, ...]
+    matters: bool
 
 
 @dataclass(frozen=True)
@@ -55,26 +115,46 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class DeviceUse:
+    """An expression that reads a tensor's device, or places a tensor on one. kind: "reads" or "places"; node: the
+    expression in `function`."""
+
+    kind: Literal["reads", "places"]
+    place: Place
+    chain: tuple[str, ...]
+    function: Function
+    node: ast.expr
+
+
+@dataclass(frozen=True)
 class Observations:
     """What the live runs on the example and the probes showed; every tuple in the order of its first occurrence.
 
     Attributes:
         ran: paths of the modules whose forward ran ("" is the model). leaks: values that left torch. devices: results
-        on a device that no input, parameter or buffer is on. doubles: float64 results of operators that got none
+        on a device that no input, parameter or buffer is on. device_uses: where the model's code reads or chooses a
+        device. doubles: float64 results of operators that got none
         (`what`: "tensor" or "scalar"). writes: in-place writes on inputs (`what`: the input). changed: inputs whose
         values differ after the run. draws: operators that drew from torch's random generator, in evaluation mode.
-        streams: "random", "numpy.random" where that global generator was used. failure: why the model could not be run
-        on all inputs.
+        streams: "random", "numpy.random" where that global generator was used. state: what of the model's own state a
+        run changed. trace: what a trace makes of it, None where the model does not run. refusals: what torch.jit.script
+        refuses of it. script: what the scripted model makes of it, where it is to be captured so. failure: why the
+        model could not be run on all inputs.
     """
 
     ran: tuple[str, ...] = ()
     leaks: tuple[Leak, ...] = ()
     devices: tuple[Seen, ...] = ()
+    device_uses: tuple[DeviceUse, ...] = ()
     doubles: tuple[Seen, ...] = ()
     writes: tuple[Seen, ...] = ()
     changed: tuple[str, ...] = ()
     draws: tuple[Seen, ...] = ()
     streams: tuple[str, ...] = ()
+    state: tuple[StateChange, ...] = ()
+    trace: Trace | None = None
+    refusals: tuple[Refusal, ...] = ()
+    script: Trace | None = None
     failure: QntzError | None = None
 
 
@@ -85,9 +165,10 @@ class Subject:
     Attributes:
         module: the live model. example, probes: its inputs. dims: its dynamic dimensions. observations: of the live
         runs. index: the source that forward reaches. foreign: calls in it of functions outside torch, with the leaks
-        that they are fed by. effect: what becomes of the outputs on other inputs when a leaked value is frozen to what
-        the example gave, as tracing freezes it ("breaks", "harmless", "unknown"). seed_matters: whether the outputs on
-        the example change with the random seed. Both are measured, by further runs, when they are called.
+        of data that they are fed by. tests: where its control flow depends on leaks. route: how the model is to be
+        captured, "trace" or "script". effect: what becomes of the outputs on other inputs when a leaked value is frozen
+        to what the example gave, as tracing freezes it ("breaks", "harmless", "unknown"). seed_matters: whether the
+        outputs on the example change with the random seed. Both are measured, by further runs, when they are called.
     """
 
     module: torch.nn.Module
@@ -97,6 +178,8 @@ class Subject:
     observations: Observations
     index: SourceIndex
     foreign: tuple[ForeignCall, ...]
+    tests: tuple[Test, ...]
+    route: str
     effect: Callable[[Leak], Effect]
     seed_matters: Callable[[], bool]
 

@@ -24,9 +24,9 @@ _package()
 
 @pytest.fixture
 def rules():
-    from qntz.builtin import rules, rules_state
+    from qntz.plugins import load
 
-    return [*rules.qntz_rules(), *rules_state.qntz_rules()]
+    return list(load(HERE).records("qntz_rules").values())
 
 
 @pytest.fixture

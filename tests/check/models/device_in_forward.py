@@ -8,7 +8,7 @@ class Net(nn.Module):
         self.head = nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = torch.empty_like(x, device="meta")  # expect: multi-device=error
+        rows = torch.empty_like(x, device="meta")  # expect: multi-device=error, captured-device=warning
         return self.head(x) / rows.shape[0]
 
 

@@ -1,0 +1,216 @@
+"""The rules of tracing: it records one execution, and keeps what Python decided and computed in it as constants."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from qntz.builtin._weigh import RUN, SOURCE, method, origins, weigh
+from qntz.hookspecs import hookimpl
+from qntz.records import Finding, Rule, Severity
+
+if TYPE_CHECKING:
+    from qntz.check import DeviceUse, Leak, StateChange, Subject, Test
+    from qntz.check.places import Place
+
+ROUTES = ("trace", "dynamo")
+DECIDING = ("__bool__", "is_nonzero", "__contains__", "equal", "allclose")
+COUNTING = ("unbind", "split", "chunk", "tensor_split", "split_with_sizes")
+
+
+@hookimpl
+def qntz_rules() -> Iterable[Rule]:
+    yield Rule(
+        code="QZ008",
+        slug="data-dependent-control-flow",
+        severity="error",
+        what="Python decides by a tensor's values what runs next.",
+        why="Tracing keeps the branch, or the number of turns, that the example took; other inputs get the same.",
+        fix="Use torch.where or a mask, or capture by script, which keeps the `if` and the loop.",
+        routes=ROUTES,
+        link="",
+        find=lambda subject: control_flow(subject, "data"),
+    )
+    yield Rule(
+        code="QZ009",
+        slug="shape-dependent-control-flow",
+        severity="error",
+        what="Python decides by a tensor's size what runs next.",
+        why="Tracing keeps the branch, or the number of turns, that the example's size took; other sizes get the same.",
+        fix="Write it without a loop over the size, fix the dimension, or capture by script.",
+        routes=ROUTES,
+        link="",
+        find=lambda subject: control_flow(subject, "shape"),
+    )
+    yield Rule(
+        code="QZ010",
+        slug="captured-constant",
+        severity="error",
+        what="A Python value that came from a tensor, or that a run changes, goes back into the computation.",
+        why="Tracing keeps the value that the example gave; other inputs are computed with it.",
+        fix="Keep it a tensor: no .item(), int() or float(), sizes as x.shape gives them, state in buffers or inputs.",
+        routes=ROUTES,
+        link="",
+        find=captured_constant,
+    )
+    yield Rule(
+        code="QZ012",
+        slug="captured-device",
+        severity="warning",
+        what="A device is written into the model's code, or decides what runs.",
+        why="Tracing keeps the device, and the branch that it took, of the machine that it ran on.",
+        fix="Take the device from an input or a weight (`x.device`), and let none decide what runs.",
+        routes=("trace", "script", "dynamo"),
+        link="",
+        find=captured_device,
+    )
+    yield Rule(
+        code="QZ011",
+        slug="trace-differs",
+        severity="error",
+        what="A trace of the model is refused, or is another model.",
+        why="What tracing records of the example is not what the model computes from other inputs.",
+        fix="Compare the two on the input that is named, or capture by script.",
+        routes=("trace",),
+        link="",
+        find=lambda subject: (),  # made by check_model, which knows whether another finding tells why
+    )
+
+
+def control_flow(subject: Subject, of: str) -> Iterator[Finding]:
+    """Tests, loops and choices that leaks of this kind decide, and truth values taken of tensors anywhere else."""
+    slug = f"{of}-dependent-control-flow"
+    known: set[Leak] = set()
+    for test in subject.tests:
+        if leaks := [leak for leak in test.leaks if leak.of == of and leak.varied]:
+            known.update(test.own)
+            severity, consequence = _weighed(subject, leaks)
+            what = "values" if of == "data" else "sizes"
+            message = f"{_said(test)} depends on a tensor's {what} ({origins(leaks)}); {consequence}"
+            yield subject.finding(slug, severity, test.place, message, f"{RUN} and {SOURCE}", test.chain)
+    for leak in subject.observations.leaks:
+        if leak.of == of and leak.varied and leak.kind in DECIDING and leak not in known:
+            severity, consequence = _weighed(subject, [leak])
+            what = "a tensor" if of == "data" else "a size"
+            message = f"{method(leak)} takes a truth value of {what}; {consequence}"
+            yield subject.finding(slug, severity, leak.place, message, RUN, leak.chain)
+
+
+def captured_constant(subject: Subject) -> Iterator[Finding]:
+    """Numbers and lists that Python gets from tensors and their sizes, and decides nothing by; state that a run
+    changes; and a trace that is wrong although no line was found to be."""
+    from qntz.check.flow import FOREIGN
+
+    slug = "captured-constant"
+    decided = {leak for test in subject.tests for leak in test.own}
+    told = {leak for call in subject.foreign for leak in call.leaks}
+    elsewhere = ("numpy", "__array__", "__dlpack__", "data_ptr", *DECIDING)
+    for leak in subject.observations.leaks:
+        if leak.kind in elsewhere or leak in decided or not leak.varied:
+            continue
+        if leak in told or (leak.of == "data" and leak.root in FOREIGN):
+            continue  # by the rules on functions outside torch
+        severity, consequence = _weighed(subject, [leak])
+        message = f"{_given(leak)}; {consequence}"
+        yield subject.finding(slug, severity, leak.place, message, RUN, leak.chain)
+
+    yield from _state(subject)
+
+
+def _state(subject: Subject) -> Iterator[Finding]:
+    from qntz.check.flow import RANDOM_MODULES
+
+    places: dict[tuple[Place, bool], list[StateChange]] = {}
+    for change in subject.observations.state:
+        places.setdefault((change.place, change.matters), []).append(change)
+    for (place, matters), changes in places.items():
+        names = ", ".join(dict.fromkeys(change.name for change in changes))
+        if changes[0].what == "hidden":
+            if any(call.root in RANDOM_MODULES or call.name.startswith("numpy.random.") for call in subject.foreign):
+                continue  # QZ005 tells it
+            message = "the same input gave other outputs the second time; what the model keeps was not found"
+        else:
+            effect = "outputs depend on what ran before" if matters else "the outputs did not depend on it"
+            message = f"a run changes {names}, which outlives it; {effect}"
+        severity: Severity = "error" if matters else "note"
+        yield subject.finding("captured-constant", severity, place, message, RUN, changes[0].chain)
+
+
+def captured_device(subject: Subject) -> Iterator[Finding]:
+    """Tensors placed on a device that is a constant of the code, and decisions by a tensor's device."""
+    for use in subject.observations.device_uses:
+        if use.kind == "places":
+            found = _constant_device(use)
+            message = f"a tensor is placed on {found}, which stays so wherever the model goes"
+        else:
+            found = _decision(use)
+            message = f"{found} is decided by a tensor's device"
+        if found:
+            yield subject.finding("captured-device", "warning", use.place, message, RUN, use.chain)
+
+
+def _constant_device(use: DeviceUse) -> str:
+    """The device that a call names although no tensor gives it, as the source has it; "" where there is none."""
+    import torch
+
+    from qntz.check.resolve import resolve
+
+    if not isinstance(use.node, ast.Call):
+        return ""
+    method = use.node.func.attr if isinstance(use.node.func, ast.Attribute) else ""
+    if method in ("cpu", "cuda") and not use.node.args:
+        return f"the {method} by .{method}()"
+    given = [keyword.value for keyword in use.node.keywords if keyword.arg == "device"]
+    given += use.node.args[:1] if method == "to" else []
+    for expression in given:
+        if isinstance(expression, ast.Call) and resolve(expression.func, use.function) is torch.device:
+            expression = next(iter(expression.args), expression)
+        value = expression.value if isinstance(expression, ast.Constant) else resolve(expression, use.function)
+        if isinstance(expression, ast.Name):
+            value = use.function.defaults.get(expression.id, value)
+        if isinstance(value, (str, torch.device)):
+            return f"the constant device {ast.unparse(expression)}"
+    return ""
+
+
+def _decision(use: DeviceUse) -> str:
+    """What a device that is read decides; "" where it only says where a tensor goes."""
+    for node in ast.walk(use.function.node):
+        if isinstance(node, (ast.If, ast.IfExp, ast.While, ast.Assert)):
+            inside = list(ast.walk(node.test))
+            if use.node in inside and (_is_flag(use.node) or any(_names_device(n, use) for n in inside)):
+                return f"`{ast.unparse(node.test)}`"
+    return f"`{ast.unparse(use.node)}`" if _is_flag(use.node) else ""
+
+
+def _is_flag(node: ast.expr) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr != "device"
+
+
+def _names_device(node: ast.AST, use: DeviceUse) -> bool:
+    """Whether a test compares with a device's name or kind."""
+    import torch
+
+    from qntz.check.resolve import resolve
+
+    if isinstance(node, (ast.Constant, ast.Name)):
+        value = node.value if isinstance(node, ast.Constant) else resolve(node, use.function)
+        return isinstance(value, (str, torch.device))
+    return isinstance(node, ast.Attribute) and node.attr == "type"
+
+
+def _given(leak: Leak) -> str:
+    if leak.kind in COUNTING:
+        return f"{method(leak)} gives Python as many tensors as a size says"
+    return f"{method(leak)} gives Python {'a value of a tensor' if leak.of == 'data' else 'the size of a tensor'}"
+
+
+def _weighed(subject: Subject, leaks: Iterable[Leak]) -> tuple[Severity, str]:
+    if subject.route == "script":
+        return "note", "scripting keeps it, tracing would freeze it"
+    return weigh(subject, leaks)
+
+
+def _said(test: Test) -> str:
+    return f"this `{test.kind}`"
