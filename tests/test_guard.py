@@ -1,0 +1,67 @@
+"""Work in a process of its own: what it returns, what it raises, and every way in which it can end badly."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+from qntz.errors import CheckError, DataError, QntzError
+from qntz.guard import guarded
+
+GIB = 2**30
+
+
+def test_the_result_comes_back() -> None:
+    assert guarded(lambda loaded: {"pid": os.getpid(), "data": b"x" * 200_000}, seconds=20, memory=GIB) != {}
+    assert guarded(lambda loaded: os.getpid(), seconds=20, memory=GIB) != os.getpid()
+
+
+def test_a_refusal_comes_back_as_it_was() -> None:
+    def work(loaded):
+        raise DataError("no samples", where="data", why="empty", do="Add some.")
+
+    with pytest.raises(DataError) as caught:
+        guarded(work, seconds=20, memory=GIB)
+    assert caught.value.as_dict() == {"what": "no samples", "where": "data", "why": "empty", "do": "Add some."}
+
+
+def test_another_error_is_told_with_its_line() -> None:
+    with pytest.raises(
+        QntzError, match=r"unexpected error.*ZeroDivisionError: division by zero \(test_guard\.py:\d+\)"
+    ):
+        guarded(lambda loaded: 1 / 0, seconds=20, memory=GIB)
+
+
+def hangs(loaded):
+    loaded()
+    while True:
+        time.sleep(0.01)  # the line that hangs
+
+
+def test_what_hangs_is_ended_in_time_with_its_line() -> None:
+    started = time.monotonic()
+    with pytest.raises(CheckError, match=r"test_guard\.py:\d+ in hangs: .*did not end within 1 s\."):
+        guarded(hangs, seconds=1, memory=GIB)
+    assert time.monotonic() - started < 15
+
+
+def test_what_takes_too_much_memory_is_ended() -> None:
+    def work(loaded):
+        before = np.ones(2**25)  # 256 MiB that the loaded model takes count for nothing
+        loaded()
+        time.sleep(0.3)
+        held = [np.ones(2**24) for _ in range(80)]  # 10 GiB, written
+        return len(held) + len(before)
+
+    with pytest.raises(CheckError, match=r"takes more than 0\.5 GiB when it runs\. .*check\.memory_gib"):
+        guarded(work, seconds=60, memory=GIB // 2)
+
+
+def test_what_ends_the_program_is_told() -> None:
+    with pytest.raises(CheckError, match=r"the model ended the program: exit code 3\."):
+        guarded(lambda loaded: os._exit(3), seconds=20, memory=GIB)
+    with pytest.raises(CheckError, match=r"the model ended the program: signal SIGABRT\."):
+        guarded(lambda loaded: os.abort(), seconds=20, memory=GIB)
