@@ -160,15 +160,21 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """The rule check: another severity for a rule, by its slug; `off` drops it."""
+    """The rule check: another severity for a rule, by its slug (`off` drops it); the seconds that it may take, and the
+    memory that the model may take when it runs, in GiB beyond what it takes when it is loaded."""
 
     severity: dict[str, str] = field(default_factory=dict)
+    seconds: float = 600.0
+    memory_gib: float = 8.0
 
     def __post_init__(self) -> None:
         for slug, severity in list(self.severity.items()):
             if severity == "False":  # a bare `off` in conf/, which Hydra reads as YAML 1.1
                 self.severity[slug] = severity = "off"
             _one_of(severity, SEVERITIES, f"severity.{slug}")
+        for name in ("seconds", "memory_gib"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{getattr(self, name)} is no limit", where=name, do="Give a positive number.")
 
 
 @dataclass(frozen=True)
@@ -333,7 +339,7 @@ STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "quantize",
 _SHAPES = ("model.inputs", "model.dims")
 _SOURCE = ("model.factory", "model.torchscript", "model.weights")
 READS: dict[str, tuple[str, ...]] = {
-    "check": (*_SOURCE, *_SHAPES, "model.probes", "torchscript.method", "check"),
+    "check": (*_SOURCE, *_SHAPES, "model.probes", "torchscript.method", "export.opset", "check"),
     "torchscript": (*_SOURCE, *_SHAPES, "model.probes", "model.data.test", "torchscript"),
     "export": ("model.inputs", "export"),
     "simplify": ("simplify",),

@@ -1,33 +1,26 @@
 """check: every hazard of the model that the rules know; exit 1 on an error-level finding."""
 
-from qntz.artifacts import write_json
-from qntz.errors import CheckError
+from collections.abc import Callable
+
 from stages.entry import Job, run
+
+GIB = 2**30
 
 
 def work(job: Job) -> None:
-    import torch
+    from qntz.guard import guarded
 
-    from qntz.check import as_json, as_sarif, check_model, render, summary_line, verdict
-    from qntz.model import in_order, load_model
-    from qntz.probes import probes_for
+    limits = job.config.check
+    guarded(lambda loaded: check(job, loaded), seconds=limits.seconds, memory=int(limits.memory_gib * GIB))
 
-    model, severity = job.config.model, job.config.check.severity
+
+def check(job: Job, loaded: Callable[[], None]) -> None:
+    from qntz.artifacts import write_json
+    from qntz.check import as_json, as_sarif, check_configured, render, summary_line, verdict
+    from qntz.errors import CheckError
+
     rules = list(job.plugins.records("qntz_rules").values())
-    module = load_model(model.factory, model.weights, model.torchscript, job.root)
-    probes = probes_for(model.probes, model.inputs, model.dims, job.root)
-    order = in_order(module, list(model.inputs))  # by name, as all stages bind them
-    example, *further = [{name: torch.from_numpy(probe[name]) for name in order} for probe in probes]
-    report = check_model(
-        module,
-        example,
-        further,
-        dims=model.dims,
-        source_root=job.root,
-        rules=rules,
-        severity=severity,
-        route=job.config.torchscript.method,
-    )
+    report = check_configured(job.config, job.root, rules, loaded)
     if report.findings:
         print(render(report, rules, job.root))
     # the findings of a failed check are what its reader needs; only verdict.json lets the pipeline go on

@@ -235,6 +235,24 @@ def _network_flags(trt: ModuleType) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
+def refused_nodes(trt: ModuleType, data: bytes) -> list[tuple[int, str, str]]:
+    """What the parser refuses of an ONNX file: each node's position, its operator and why. It needs no GPU for that."""
+    logger = make_logger(trt, drop_driver_noise=True)
+    network = trt.Builder(logger).create_network(_network_flags(trt))
+    parser = trt.OnnxParser(network, logger)
+    if parser.parse(data):
+        return []
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    return [(error.node(), error.node_operator(), _described(error)) for error in errors]
+
+
+def _described(error: Any) -> str:
+    text = str(error.desc())
+    if "Plugin not found" in text:  # what the parser says of every operator that it does not know
+        text = "no such operator, and no plugin of that name"
+    return text.rstrip(".")
+
+
 def _parser_refusal(parser: Any, logger: Any, where: str) -> BackendError:
     """All that the parser refuses, as one error: how many nodes, and the first of them."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -242,10 +260,7 @@ def _parser_refusal(parser: Any, logger: Any, where: str) -> BackendError:
         return BackendError("the parser refuses the graph", where=where, why=last_errors(logger))
     shown = []
     for error in errors[:SHOWN]:
-        text = error.desc()
-        if "Plugin not found" in text:  # what the parser says of every operator that it does not know
-            text = "no such operator, and no plugin of that name"
-        shown.append(f"node {error.node()} {error.node_name()} ({error.node_operator()}): {text.rstrip('.')}")
+        shown.append(f"node {error.node()} {error.node_name()} ({error.node_operator()}): {_described(error)}")
     more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
     return BackendError(
         f"the parser refuses {len(errors)} node{'s' if len(errors) > 1 else ''}",

@@ -10,6 +10,8 @@ from qntz.hookspecs import hookimpl
 from qntz.records import Finding, Rule, Severity
 
 if TYPE_CHECKING:
+    import torch
+
     from qntz.check import Leak, Subject
 
 ROUTES = ("trace", "script", "dynamo")
@@ -28,6 +30,17 @@ def qntz_rules() -> Iterable[Rule]:
         routes=ROUTES,
         link="",
         find=lambda subject: (),  # made by check_model, which knows the findings that a comment drops
+    )
+    yield Rule(
+        code="QZ021",
+        slug="unused-ignore",
+        severity="note",
+        what="A comment drops a finding that is not there.",
+        why="It may hide the next one, and tells the reader of a hazard that is gone.",
+        fix="Remove the comment, or mend the name of the rule in it.",
+        routes=ROUTES,
+        link="",
+        find=lambda subject: (),  # made by check_model, as QZ000
     )
     yield Rule(
         code="QZ001",
@@ -67,7 +80,7 @@ def qntz_rules() -> Iterable[Rule]:
 def multi_device(subject: Subject) -> Iterator[Finding]:
     """Parameters and buffers on several devices or on `meta`, parallel wrappers, results on a further device."""
     members: dict[str, list[str]] = {}
-    for name, tensor in (*subject.module.named_parameters(), *subject.module.named_buffers()):
+    for name, tensor in _tensors(subject):
         members.setdefault(str(tensor.device), []).append(name)
     main = max(members, key=lambda device: (device != "meta", len(members[device])), default="")
     for device, names in sorted(members.items()):
@@ -80,6 +93,15 @@ def multi_device(subject: Subject) -> Iterator[Finding]:
     for seen in subject.observations.devices:
         message = f"{seen.operator} gives a tensor on {seen.what}, where neither the inputs nor the model's weights are"
         yield subject.finding("multi-device", "error", seen.place, message, RUN, seen.chain)
+
+
+def _tensors(subject: Subject) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters, buffers and the tensors that modules hold besides, by their paths."""
+    import torch
+
+    yield from subject.module.named_parameters()
+    yield from subject.module.named_buffers()
+    yield from ((path, held) for path, held in subject.index.hidden() if isinstance(held, torch.Tensor))
 
 
 def _parallel(subject: Subject) -> Iterator[Finding]:
@@ -96,18 +118,35 @@ def _parallel(subject: Subject) -> Iterator[Finding]:
 
 def numpy_in_forward(subject: Subject) -> Iterator[Finding]:
     """Tensors' values that NumPy reads, NumPy calls in reached source, arrays that it reads or that modules hold."""
+    import torch
+
     from qntz.check.flow import FOREIGN
 
-    slug, lines = "numpy-in-forward", set()
+    slug, lines, called = "numpy-in-forward", set(), set()
     for leak in _of_data(subject):
         if leak.kind in INTO_NUMPY and (leak.root == "numpy" or leak.root not in FOREIGN):
             lines.add((leak.place.path, leak.place.line))
             how = f"{leak.callee} reads" if leak.root == "numpy" else f"{method(leak)} gives NumPy"
             yield _leaked(subject, slug, leak, f"{how} a tensor's values")
     for call in subject.foreign:
-        place = (call.place.path, call.place.line)
-        if call.root == "numpy" and not call.name.startswith("numpy.random.") and (place not in lines):
+        line = (call.place.path, call.place.line)
+        if call.root == "numpy" and not call.name.startswith("numpy.random.") and line not in lines:
+            called.add(line)
             yield _called(subject, slug, call)
+    lines |= called
+    for seen in subject.observations.arrays:
+        if (seen.place.path, seen.place.line) not in lines:
+            lines.add((seen.place.path, seen.place.line))
+            message = f"{seen.operator} takes a NumPy array, which is captured as a constant at best"
+            yield subject.finding(slug, "warning", seen.place, message, RUN, seen.chain)
+    for function in subject.index.functions.values():
+        for call in subject.index.calls(function):
+            place = function.file.place_of(call.node, function.name)
+            if call.target is torch.from_numpy and (place.path, place.line) not in lines:
+                lines.add((place.path, place.line))
+                severity: Severity = "warning" if function.ran else "note"
+                message = "torch.from_numpy takes a NumPy array, which is captured as a constant at best"
+                yield subject.finding(slug, severity, place, message, SOURCE, (*function.chain, str(place)))
     yield from _arrays(subject, lines)
 
 

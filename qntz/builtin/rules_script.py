@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from qntz.check.resolve import Function
 
 ROUTES = ("script",)
+_KNOWN = ("builtins", "math", "cmath", "typing", "warnings", "functools", "abc")
 COMPILER = "torch.jit.script"
 
 
@@ -57,7 +60,7 @@ def qntz_rules() -> Iterable[Rule]:
         fix="Use one name a type, return the same types from every branch, refine an Optional before its use.",
         routes=ROUTES,
         link="",
-        find=functools.partial(_rule, "dynamic-type", lambda subject, function: ()),
+        find=functools.partial(_rule, "dynamic-type", _changing),
     )
     yield Rule(
         code="QZ016",
@@ -102,8 +105,8 @@ def _rule(
 
     known: set[tuple[str, int]] = set()
     for refusal in subject.observations.refusals:
-        known.add((refusal.place.path, refusal.place.line))
         if refusal.slug == slug:
+            known.add((refusal.place.path, refusal.place.line))
             severity: Severity = "error" if subject.route == "script" and refusal.whole else "note"
             yield subject.finding(slug, severity, refusal.place, f"{refusal.why}", COMPILER, refusal.chain)
     for function in subject.index.functions.values():
@@ -132,9 +135,22 @@ def _globals(subject: Subject, function: Function) -> Iterator[tuple[Any, str]]:
         if isinstance(node, ast.Global):
             yield node, f"`global {', '.join(node.names)}` is no TorchScript"
     for node, value in subject.index.reads(function):
-        if isinstance(node, ast.Name) and value is not UNKNOWN and _is_outside(node.id, function) and _is_value(value):
+        if value is UNKNOWN or not _is_value(value):
+            continue
+        if isinstance(node, ast.Name) and _is_outside(node.id, function):
             where = "closed-over" if node.id in function.free else "global"
             yield node, f"the {where} {type(value).__name__} {node.id} is read"
+        elif _is_of_module(node, value, function):
+            yield node, f"the global {type(value).__name__} {ast.unparse(node)} is read"
+
+
+def _is_of_module(node: ast.expr, value: Any, function: Function) -> bool:
+    """Whether a value is read off a module; numbers and texts there are constants for TorchScript."""
+    from qntz.check.resolve import resolve
+
+    if not isinstance(node, ast.Attribute) or isinstance(value, (bool, int, float, complex, str)):
+        return False
+    return isinstance(resolve(node.value, function), types.ModuleType)
 
 
 def _is_outside(name: str, function: Function) -> bool:
@@ -147,23 +163,72 @@ def _is_value(value: Any) -> bool:
 
     import torch
 
-    code = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
     known = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.nn.Module, enum.Enum)
-    plain = (bool, int, float, complex, str, list, tuple, dict, set, torch.Tensor)
-    return isinstance(value, plain) and not isinstance(value, (*code, *known))
+    if value is None or value is Ellipsis or callable(value) or isinstance(value, (types.ModuleType, *known)):
+        return False
+    home = type(value).__module__.split(".")[0]
+    return home not in ("typing", "torch") or isinstance(value, torch.Tensor)
 
 
 def _unannotated(subject: Subject, function: Function) -> Iterator[tuple[Any, str]]:
     arguments = function.node.args
     for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
         given = function.given.get(argument.arg)
-        if argument.annotation is None and given is not None and not _has_type_comment(function):
+        if argument.arg in function.untyped and not _has_type_comment(function):
             yield argument, f"parameter {argument.arg!r} is given a {given} and has no annotation"
 
 
 def _has_type_comment(function: Function) -> bool:
     first = function.node.lineno
     return any("# type:" in line for line in function.file.lines[first - 1 : first + 12])
+
+
+def _changing(subject: Subject, function: Function) -> Iterator[tuple[Any, str]]:
+    """A name that holds a literal, and in a branch or loop after it what a module or a function of torch gives: some of
+    that compiles, to a union that later operators take otherwise."""
+    if isinstance(function.node, ast.Lambda):
+        return
+    literals: dict[str, str] = {}
+    calls = {call.node: call.target for call in subject.index.calls(function)}
+    for statement in function.node.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            kind = _literal(statement.value)
+            name = statement.targets[0].id
+            literals.pop(name, None)
+            if kind:
+                literals[name] = kind
+        elif isinstance(statement, (ast.If, ast.For, ast.While)):
+            for inner in ast.walk(statement):
+                if isinstance(inner, ast.Assign) and isinstance(inner.targets[0], ast.Name):
+                    name = inner.targets[0].id
+                    if name in literals and _gives_tensor(inner.value, calls):
+                        yield inner, f"{name} is a {literals[name]} before, and a tensor here"
+
+
+def _literal(node: ast.expr) -> str:
+    """The type of a literal that is no None, or of one size of a shape; "" for anything else."""
+    if isinstance(node, ast.Constant):
+        return "" if node.value is None else type(node.value).__name__
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "shape":
+        return "int"
+    return {ast.Tuple: "tuple", ast.List: "list", ast.Dict: "dict"}.get(type(node), "")
+
+
+def _gives_tensor(node: ast.expr, calls: dict[ast.Call, Any]) -> bool:
+    """Whether an expression calls a module or a function of torch, or a method of what such a call gives."""
+    import torch
+
+    from qntz.check.resolve import root_of
+
+    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
+        if isinstance(node, ast.Call):
+            target = calls.get(node)
+            if isinstance(target, torch.nn.Module) or (target is not None and root_of(target) == "torch"):
+                return True
+            node = node.func
+        else:
+            node = node.value
+    return False
 
 
 def _helpers(subject: Subject, function: Function) -> Iterator[tuple[Any, str]]:
@@ -188,18 +253,31 @@ def _why_not(subject: Subject, target: Any) -> str:
     """Why TorchScript cannot compile what is called; "" where nothing speaks against it."""
     import torch
 
-    from qntz.check.resolve import UNKNOWN, dotted
+    from qntz.check.flow import FOREIGN
+    from qntz.check.resolve import UNKNOWN, dotted, root_of
     from qntz.check.resolve import Function as Reached
 
     if target is UNKNOWN or isinstance(target, Reached):
         return ""
+    root = root_of(target)
+    if root in FOREIGN - {"math", "cmath"} or (root in sys.stdlib_module_names and root not in _KNOWN):
+        return f"{dotted(target)} is no function that TorchScript knows"
+    if isinstance(target, type) and target.__module__.startswith("torch.distributions"):
+        return f"{dotted(target)} is a class that TorchScript does not know"
     if isinstance(target, functools.partial):
         return "a functools.partial is called, which TorchScript cannot compile"
     if hasattr(target, "cache_info"):
         return f"{dotted(target)} is cached by functools, which TorchScript cannot compile"
+    called = inspect.getattr_static(type(target), "__call__", None)
+    if isinstance(called, types.FunctionType) and not isinstance(target, (torch.nn.Module, types.FunctionType, type)):
+        return f"{type(target).__qualname__} is a plain Python object, which TorchScript does not know"
     owner = getattr(target, "__self__", None)
     plain = getattr(target, "__func__", target)
-    if not isinstance(plain, types.FunctionType) or not subject.index.targets(target):
+    if not isinstance(plain, types.FunctionType):
+        return ""
+    if subject.index.sources.file(plain.__code__.co_filename, str(plain.__module__)) is None:
+        return f"{plain.__name__} has no source that TorchScript could compile"
+    if not subject.index.targets(target):
         return ""
     if hasattr(plain, "_torchscript_modifier"):
         return ""
@@ -218,5 +296,5 @@ def _unsupported(subject: Subject, function: Function) -> Iterator[tuple[Any, st
     from qntz.check.scripted import unsupported
 
     for node, kind in unsupported(function):
-        if kind not in ("Global", "Import", "ImportFrom", "FormattedValue"):
+        if kind not in ("Global", "Import", "ImportFrom", "FormattedValue", "Slice"):  # those it takes otherwise
             yield node, f"{kind} is Python that TorchScript does not know"

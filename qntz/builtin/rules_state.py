@@ -66,9 +66,16 @@ def qntz_rules() -> Iterable[Rule]:
 
 
 def training_mode(subject: Subject) -> Iterator[Finding]:
-    """Modules in training mode, with dropout or batch statistics, whose forward ran."""
+    """Modules in training mode, with dropout or batch statistics, whose forward ran, or that are held out of reach."""
+    import torch
+
     modules = dict(subject.module.named_modules())
     active = [path for path in subject.observations.ran if modules[path].training and _differs(modules[path])]
+    for path, held in subject.index.hidden():
+        if not isinstance(held, torch.Tensor) and any(part.training and _differs(part) for part in held.modules()):
+            message = f"{path} holds a module in training mode where eval() does not reach it"
+            place = subject.index.place_of_member(path)
+            yield subject.finding("training-mode", "error", place, message, "live object")
     if not active:
         return
     whole = subject.module.training
@@ -124,7 +131,8 @@ def float64(subject: Subject) -> Iterator[Finding]:
     import torch
 
     places: dict[Place, list[str]] = {}
-    for name, tensor in (*subject.module.named_parameters(), *subject.module.named_buffers()):
+    hidden = ((path, held) for path, held in subject.index.hidden() if isinstance(held, torch.Tensor))
+    for name, tensor in (*subject.module.named_parameters(), *subject.module.named_buffers(), *hidden):
         if tensor.dtype == torch.float64:
             places.setdefault(subject.index.place_of_member(name), []).append(name)
     for place, names in places.items():

@@ -90,10 +90,12 @@ def control_flow(subject: Subject, of: str) -> Iterator[Finding]:
             message = f"{_said(test)} depends on a tensor's {what} ({origins(leaks)}); {consequence}"
             yield subject.finding(slug, severity, test.place, message, f"{RUN} and {SOURCE}", test.chain)
     for leak in subject.observations.leaks:
-        if leak.of == of and leak.varied and leak.kind in DECIDING and leak not in known:
+        if leak.of == of and leak.varied and leak.kind in (*DECIDING, *COUNTING) and leak not in known:
             severity, consequence = _weighed(subject, [leak])
-            what = "a tensor" if of == "data" else "a size"
-            message = f"{method(leak)} takes a truth value of {what}; {consequence}"
+            what = f"takes a truth value of {'a tensor' if of == 'data' else 'a size'}"
+            if leak.kind in COUNTING:
+                what = "gives Python as many tensors as a size says"
+            message = f"{method(leak)} {what}; {consequence}"
             yield subject.finding(slug, severity, leak.place, message, RUN, leak.chain)
 
 
@@ -105,7 +107,7 @@ def captured_constant(subject: Subject) -> Iterator[Finding]:
     slug = "captured-constant"
     decided = {leak for test in subject.tests for leak in test.own}
     told = {leak for call in subject.foreign for leak in call.leaks}
-    elsewhere = ("numpy", "__array__", "__dlpack__", "data_ptr", *DECIDING)
+    elsewhere = ("numpy", "__array__", "__dlpack__", "data_ptr", *DECIDING, *COUNTING)
     for leak in subject.observations.leaks:
         if leak.kind in elsewhere or leak in decided or not leak.varied:
             continue
@@ -163,6 +165,12 @@ def _constant_device(use: DeviceUse) -> str:
         return f"the {method} by .{method}()"
     given = [keyword.value for keyword in use.node.keywords if keyword.arg == "device"]
     given += use.node.args[:1] if method == "to" else []
+    if method == "type" and any("Tensor" in ast.unparse(argument) for argument in use.node.args):
+        return f"the device of {ast.unparse(use.node.args[0])}"
+    for keyword in use.node.keywords:  # **options
+        options = resolve(keyword.value, use.function) if keyword.arg is None else None
+        if isinstance(options, dict) and isinstance(options.get("device"), (str, torch.device)):
+            return f"the constant device of {ast.unparse(keyword.value)}"
     for expression in given:
         if isinstance(expression, ast.Call) and resolve(expression.func, use.function) is torch.device:
             expression = next(iter(expression.args), expression)
@@ -185,7 +193,7 @@ def _decision(use: DeviceUse) -> str:
 
 
 def _is_flag(node: ast.expr) -> bool:
-    return isinstance(node, ast.Attribute) and node.attr != "device"
+    return isinstance(node, ast.Call) or (isinstance(node, ast.Attribute) and node.attr != "device")
 
 
 def _names_device(node: ast.AST, use: DeviceUse) -> bool:
@@ -201,8 +209,6 @@ def _names_device(node: ast.AST, use: DeviceUse) -> bool:
 
 
 def _given(leak: Leak) -> str:
-    if leak.kind in COUNTING:
-        return f"{method(leak)} gives Python as many tensors as a size says"
     return f"{method(leak)} gives Python {'a value of a tensor' if leak.of == 'data' else 'the size of a tensor'}"
 
 

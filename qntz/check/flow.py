@@ -9,6 +9,7 @@ in has come back, and is followed no further.
 from __future__ import annotations
 
 import ast
+import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,14 @@ from qntz.check.places import ARRAY_LIBRARIES, Place
 from qntz.check.resolve import UNKNOWN, Function, dotted, root_of
 from qntz.check.subject import Leak, Test
 
-NUMBER_MODULES = frozenset(["bisect", "cmath", "decimal", "fractions", "math", "statistics"])
-"""Modules of the standard library that compute with numbers: harmless on a number that never was a tensor."""
 RANDOM_MODULES = frozenset(["random", "secrets"])
+_NEUTRAL = """
+    abc builtins collections contextlib copy dataclasses enum functools inspect io itertools json logging operator os
+    pathlib pprint re string sys textwrap threading time traceback types typing warnings weakref
+"""
+NUMBER_MODULES = frozenset(sys.stdlib_module_names) - RANDOM_MODULES - frozenset(_NEUTRAL.split())
+"""Modules of the standard library that may compute with what they are given (math, bisect, zlib): harmless on a number
+that never was a tensor. Those left out pass on what they are given, or show it."""
 FOREIGN = ARRAY_LIBRARIES | NUMBER_MODULES | RANDOM_MODULES
 
 _STATIC = frozenset(["shape", "ndim", "dtype", "itemsize", "nbytes"])  # attributes of an array that are no data

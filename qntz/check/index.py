@@ -6,14 +6,14 @@ import ast
 import sys
 import types
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from qntz.check.places import Place, owner_of, shown_path
-from qntz.check.resolve import UNKNOWN, Function, Property, body_nodes, python_functions, resolve
+from qntz.check.resolve import UNKNOWN, Function, Property, attribute, body_nodes, python_functions, resolve
 from qntz.check.source import Sources
 
 
@@ -105,6 +105,18 @@ class SourceIndex:
             if isinstance(value, Property):
                 yield node, value
 
+    def hidden(self) -> Iterator[tuple[str, Any]]:
+        """The tensors and modules that the model's modules hold as plain attributes, or in plain lists, tuples and
+        dicts, where `.to()`, `.eval()` and `state_dict()` do not reach them; by the attribute's path."""
+        for path, part in self.module.named_modules():
+            for name, value in vars(part).items():
+                if name in ("_parameters", "_buffers", "_modules"):
+                    continue
+                held = value.values() if type(value) is dict else value if type(value) in (list, tuple) else (value,)
+                for one in held:
+                    if isinstance(one, (torch.Tensor, torch.nn.Module)):
+                        yield f"{path}.{name}" if path else name, one
+
     def class_place(self, kind: type) -> Place | None:
         """Where a class is defined; None where it has no source."""
         node, file = self._class(kind)
@@ -119,7 +131,8 @@ class SourceIndex:
             for kind in type(owner).__mro__:
                 node, file = self._class(kind)
                 if node is not None:
-                    made = _assignment(node, parts[depth])
+                    held = _member(owner, parts[depth])
+                    made = _assignment(node, parts[depth], parts[depth + 1 : depth + 2], held)
                     if made is not None:
                         return file.place_of(made, kind.__qualname__)
             place = self.class_place(type(owner))
@@ -130,11 +143,11 @@ class SourceIndex:
 
     def place_of_forward(self) -> Place:
         """Where the model's own forward is defined, else its class."""
-        for function, _ in forward_of(self.module):
-            for target in self.targets(function):
-                if not isinstance(target.node, ast.Lambda):
-                    return target.file.place_of(target.node, target.name)
-        return self.place_of_member("")
+        functions = [target for function, _ in forward_of(self.module) for target in self.targets(function)]
+        named = [function for function in functions if not isinstance(function.node, ast.Lambda)]
+        if not named:
+            return self.place_of_member("")
+        return named[-1].file.place_of(named[-1].node, named[-1].name)  # the last is what decorators wrap
 
     def place_at(self, shown: str) -> Place | None:
         """The place that a text names as `str(Place)` does; None for any other text."""
@@ -163,6 +176,13 @@ class SourceIndex:
             found = resolve(target.value, function)
             if found is UNKNOWN or found is owner or (what == "class" and found in (type(owner), owner)):
                 return True
+        if what == "default":
+            base = target.value if isinstance(target, (ast.Starred, ast.Subscript)) else target
+            return (
+                function.node.lineno >= owner.__code__.co_firstlineno
+                and function.name == owner.__qualname__
+                and (isinstance(base, ast.Name) and base.id == name)
+            )
         if isinstance(target, ast.Starred):  # stands for what a call changes in place
             target = target.value
         held = resolve(target.value if isinstance(target, ast.Subscript) else target, function)
@@ -208,17 +228,34 @@ def forward_of(module: torch.nn.Module) -> Iterable[tuple[types.FunctionType, An
     return python_functions(own if own is not None else types.MethodType(type(module).forward, module))
 
 
-def _assignment(node: ast.ClassDef, name: str) -> ast.expr | None:
-    """The first `self.name = ...` in a class's methods, or the call that names it (register_buffer, add_module)."""
+def _member(owner: Any, name: str) -> Any:
+    found = attribute(owner, name)
+    return None if found is UNKNOWN else found
+
+
+def _assignment(node: ast.ClassDef, name: str, key: Sequence[str], held: Any) -> ast.expr | None:
+    """Where a class's methods make what a member holds: `self.name["key"] = ...`, the `self.name = ...` that calls the
+    type that it has, else the first; or the call that names it (register_buffer, add_module)."""
     found: list[ast.expr] = []
+    exact: list[ast.expr] = []
     for inner in ast.walk(node):
         if isinstance(inner, (ast.Assign, ast.AnnAssign)):
             targets = inner.targets if isinstance(inner, ast.Assign) else [inner.target]
+            for target in targets:
+                if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Constant) and key:
+                    of = target.value
+                    if isinstance(of, ast.Attribute) and of.attr == name and str(target.slice.value) == key[0]:
+                        return target
+            if isinstance(inner.value, ast.Call) and isinstance(inner.value.func, (ast.Name, ast.Attribute)):
+                func = inner.value.func
+                called = func.id if isinstance(func, ast.Name) else func.attr
+                if called == type(held).__name__:
+                    exact += [t for t in targets if isinstance(t, ast.Attribute) and t.attr == name]
             members = [target for target in targets if isinstance(target, ast.Attribute)]
             found += [member for member in members if member.attr == name and isinstance(member.value, ast.Name)]
         if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in _REGISTERS:
             found += [inner for first in inner.args[:1] if isinstance(first, ast.Constant) and first.value == name]
-    return min(found, key=lambda expression: expression.lineno, default=None)
+    return min(exact or found, key=lambda expression: expression.lineno, default=None)
 
 
 def _written(node: ast.AST) -> Iterator[ast.expr]:
@@ -236,6 +273,9 @@ def _written(node: ast.AST) -> Iterator[ast.expr]:
             yield ast.copy_location(ast.Starred(node.func.value), node)
             if isinstance(node.func.value, ast.Attribute):
                 yield node.func.value
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "next" and node.args:
+        yield ast.copy_location(ast.Starred(node.args[0]), node)
+        pending = []
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr":
         named = node.args[1] if len(node.args) == 3 else None
         if isinstance(named, ast.Constant) and isinstance(named.value, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -23,7 +24,7 @@ from qntz.records import Finding, Rule, Severity
 if TYPE_CHECKING:
     from qntz.config import DimConfig
 
-UNEXPLAINED = "unexplained-ignore"
+UNEXPLAINED, UNUSED = "unexplained-ignore", "unused-ignore"
 
 
 def check_model(
@@ -36,6 +37,7 @@ def check_model(
     rules: Sequence[Rule] | None = None,
     severity: Mapping[str, str] | None = None,
     route: str = "trace",
+    opset: int = 17,
 ) -> CheckReport:
     """Runs the model on its inputs, reads what its forward reaches, and applies the rules.
 
@@ -49,6 +51,7 @@ def check_model(
         that qntz ships, installed plugins provide, and `source_root` holds in plugins/.
         severity: another severity for a rule's findings, by its slug; "off" drops them.
         route: how the model is to be captured, "trace" or "script"; what only another route stumbles over is a note.
+        opset: of the ONNX export.
 
     Raises:
         ModelError: the model does not run on an input, and no error-level finding tells why.
@@ -80,8 +83,9 @@ def check_model(
         route=route,
         effect=observer.effect,
         seed_matters=observer.seed_matters,
+        exported=functools.cache(lambda: observer.exported(opset)),
     )
-    findings = _not_ignored(_explained(subject, _found(subject, rules)), index.sources, severity)
+    findings = _not_ignored(_explained(subject, _found(subject, rules)), index, severity)
     unique = {(f.path, f.line, f.column, f.slug, f.message): f for f in findings}
     failure = observations.failure
     lines = {f.path: _lines(index.sources, f.path) for f in unique.values()}
@@ -125,12 +129,14 @@ def _shown(run: int, subject: Subject) -> str:
     return "the example" if run == 0 else f"probe {run - 1}" if subject.probes else "the example with other values"
 
 
-def _not_ignored(found: Iterable[Finding], sources: Sources, severity: Mapping[str, str]) -> list[Finding]:
+def _not_ignored(found: Iterable[Finding], index: SourceIndex, severity: Mapping[str, str]) -> list[Finding]:
     """The findings with the severities that the configuration gives them, without those that a comment on their line
-    drops; a comment without a reason is a finding itself."""
+    drops; a comment without a reason is a finding itself, and so is one that drops nothing."""
     kept: list[Finding] = []
+    used: set[tuple[str, int, str]] = set()
     for finding in found:
-        file = sources.by_path(finding.path)
+        file = index.sources.by_path(finding.path)
+        used.add((finding.path, finding.line, finding.slug))
         ignore = file.ignores.get(finding.line) if file is not None else None
         if ignore is None or finding.slug not in ignore.slugs:
             kept += _weighed(finding, severity)
@@ -138,7 +144,24 @@ def _not_ignored(found: Iterable[Finding], sources: Sources, severity: Mapping[s
             message = f"{finding.slug} is ignored without a reason"
             note = Finding(UNEXPLAINED, "note", finding.path, finding.line, ignore.column, message, "static source")
             kept += _weighed(note, severity)
+    for path, line, slug, column in _ignores(index):
+        if (path, line, slug) not in used:
+            note = Finding(
+                UNUSED, "note", path, line, column, f"{slug} is ignored here, and not found", "static source"
+            )
+            kept += _weighed(note, severity)
     return kept
+
+
+def _ignores(index: SourceIndex) -> set[tuple[str, int, str, int]]:
+    """The comments in the functions that were reached, as (path, line, slug, column)."""
+    return {
+        (function.file.path, line, slug, ignore.column)
+        for function in index.functions.values()
+        for line, ignore in function.file.ignores.items()
+        if function.node.lineno <= line <= (function.node.end_lineno or 0)
+        for slug in ignore.slugs
+    }
 
 
 def _weighed(finding: Finding, severity: Mapping[str, str]) -> list[Finding]:

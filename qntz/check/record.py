@@ -42,6 +42,8 @@ COUNTED = {
 """The calls that give Python as many tensors as a size says: a trace keeps their number."""
 _DEVICE_READS = (T.device, T.is_cuda, T.is_cpu, T.is_meta) if hasattr(T, "is_cpu") else (T.device, T.is_cuda)
 _MOVES = (T.to, T.cpu, T.cuda)
+_PLACES = (*_MOVES, T.type)
+_CONVERTS = (T.to, T.type_as, T.type, T.double)
 REPLAYED = frozenset((*LEAKS.values(), *COUNTED.values())) - {"__dlpack__", "data_ptr"}
 
 
@@ -64,6 +66,7 @@ class Log:
     doubles: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
     writes: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
     draws: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
+    arrays: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
     functions: dict[CodeType, Function | None] = field(default_factory=dict)
     returned: set[tuple[Any, ...]] = field(default_factory=set)
     device_uses: dict[tuple[Any, ...], DeviceUse] = field(default_factory=dict)
@@ -120,8 +123,12 @@ class Recorder(TorchFunctionMode):
             if getattr(func, "__self__", None) in _DEVICE_READS:
                 self._device_use("reads", frames)
             return func(*args, **kwargs)
-        if func in _MOVES or kwargs.get("device") is not None:
+        if func in _PLACES or kwargs.get("device") is not None:
             self._device_use("places", frames)
+        if func is T.get_device:
+            self._device_use("reads", frames)
+        if any(isinstance(argument, np.ndarray) for argument in args):
+            self._seen(self.log.arrays, "NumPy array", frames, func)
         versions = {name: tensor._version for name, tensor in self.inputs.items()}
         generator = torch.get_rng_state()
         result = func(*args, **kwargs)
@@ -133,7 +140,7 @@ class Recorder(TorchFunctionMode):
         for name, tensor in self.inputs.items():
             if tensor._version != versions[name]:
                 self._seen(self.log.writes, name, frames, func)
-        if not torch.equal(generator, torch.get_rng_state()):
+        if not torch.equal(generator, torch.get_rng_state()) or kwargs.get("generator") is not None:
             self._seen(self.log.draws, "random", frames, func)
         self._results(func, frames, args, kwargs, result)
         return result
@@ -249,10 +256,14 @@ class Recorder(TorchFunctionMode):
     def _results(self, func: Any, frames: Sequence[FrameType], args: Any, kwargs: Any, result: Any) -> None:
         tensors = [r for r in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(r, T)]
         for tensor in tensors:
-            device = str(tensor.device)
-            if device not in self.log.devices:
+            device, converts = str(tensor.device), func in _CONVERTS and bool(args)
+            moved = func in _MOVES and args and str(args[0].device) != device
+            if device not in self.log.devices or moved:
                 self._seen(self.log.strange_devices, device, frames, func)
-            if tensor.dtype == torch.float64 and not any(a.dtype == torch.float64 for a in _tensors(args, kwargs)):
+            given = args[:1] if converts else args
+            if tensor.dtype == torch.float64 and not any(
+                a.dtype == torch.float64 for a in _tensors(given, {} if converts else kwargs)
+            ):
                 self._seen(self.log.doubles, "tensor" if tensor.dim() else "scalar", frames, func)
 
 

@@ -65,6 +65,13 @@ class Function:
         return tuple(arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs, *more))
 
     @functools.cached_property
+    def untyped(self) -> tuple[str, ...]:
+        """The parameters without annotation that a live run gave no tensor, module or None."""
+        a = self.node.args
+        bare = [arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs) if arg.annotation is None]
+        return tuple(name for name in bare if self.given.get(name, "NoneType") != "NoneType")
+
+    @functools.cached_property
     def defaults(self) -> dict[str, Any]:
         """The constants that parameters have as defaults, None left out."""
         a = self.node.args
@@ -267,7 +274,8 @@ def root_of(target: Any) -> str:
             return root_of(owner)
         holder = getattr(target, "__objclass__", None) or type(target if owner is None else owner)
         module = _provider(target) or getattr(holder, "__module__", "")
-    return str(module).split(".")[0]
+    top = str(module).split(".")[0]
+    return top.lstrip("_") if top.lstrip("_") in sys.stdlib_module_names else top  # _bisect is bisect's
 
 
 def _provider(target: Any) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +15,13 @@ import torch
 from torch.utils import _pytree as pytree
 
 from qntz.check.index import SourceIndex, forward_of
+from qntz.check.operators import Exported, exported
 from qntz.check.places import owner_of, shown_path
 from qntz.check.record import Log, Recorder
 from qntz.check.resolve import UNKNOWN
 from qntz.check.state import Holding, State, buffers_kept, seeded
 from qntz.check.subject import Effect, Inputs, Leak, Observations, StateChange, Trace
-from qntz.check.traced import Tracer, tensors_of
+from qntz.check.traced import Tracer, tensors_of, without_gradients
 from qntz.compare import relative_error
 from qntz.errors import ModelError, one_line
 
@@ -51,6 +53,7 @@ class Observer:
         self._repeated: dict[int, bool] = {}
         self._modules: list[str] = []
         self.trace: Trace | None = None
+        self.tracer: Tracer | None = None
         self.state = State(module, index)
         self.held: dict[Holding, None] = {}
         self.repeats = True
@@ -84,6 +87,7 @@ class Observer:
             doubles=tuple(log.doubles.values()),
             writes=tuple(log.writes.values()),
             changed=tuple(self.changed),
+            arrays=tuple(log.arrays.values()),
             draws=tuple(log.draws.values()),
             streams=tuple(sorted(self.streams)),
             state=self._state_changes(matters) if failure is None else (),
@@ -93,9 +97,26 @@ class Observer:
 
     def effect(self, leak: Leak) -> Effect:
         """Whether the outputs on other inputs change when this leak gives what it gave on the first."""
+        if self.trace is not None and self.trace.wrong and not self._effects:
+            self._measure_all()
         if leak.key not in self._effects:
-            self._effects[leak.key] = self._measured(leak)
+            self._effects[leak.key] = self._measured([leak])
         return self._effects[leak.key]
+
+    def _measure_all(self) -> None:
+        """The effects of the leaks that vary: each alone, and where none of them alone explains the wrong trace, those
+        of one function together, and at last all."""
+        leaks = [leak for leak in self.log.leaks.values() if leak.varied]
+        self._effects.update({leak.key: self._measured([leak]) for leak in leaks})
+        groups: dict[Any, list[Leak]] = {}
+        for leak in leaks:
+            groups.setdefault(leak.key[1], []).append(leak)
+        for together in ([*groups.values()], [leaks]):
+            if "breaks" in self._effects.values():
+                return
+            for group in together:
+                if len(group) > 1 and self._measured(group) == "breaks":
+                    self._effects.update({leak.key: "breaks" for leak in group})
 
     def seed_matters(self) -> bool:
         """Whether the outputs on the example differ under another seed of every global generator."""
@@ -131,19 +152,25 @@ class Observer:
             found.append(StateChange("hidden", type(self.module).__name__, place, (), matters))
         return tuple(found)
 
-    def _measured(self, leak: Leak) -> Effect:
-        first, values = leak.runs[0], self.log.values.get(leak.key, {})
+    def _measured(self, leaks: Sequence[Leak]) -> Effect:
+        """What becomes of the outputs when these leaks are frozen together."""
+        first, values = leaks[0].runs[0], {}
+        for leak in leaks:
+            given = self.log.values.get(leak.key, {})
+            if given:
+                values[leak.key] = given[min(given)]
         if not values or self.trace is None:
             return "unknown"
         if self.trace.is_right:
             return "harmless"  # a trace froze it, with all others, and gave the model's outputs
-        others = [run for run in self._alternatives(leak) if run != first][:REPLAYS]
+        others = [run for run in self._alternatives(leaks[0]) if run != first][:REPLAYS]
+        traced = any(leak.of == "shape" for leak in leaks)
         if not all(self._repeats(run) for run in others):
             return "unknown"  # a model with a state of its own: a difference would prove nothing
         for run in others:
             try:
-                replay = Recorder(self.log, run, {}, self._modules, _invoke.__code__, {leak.key: values[first]})
-                call = Tracer(_invoke) if leak.of == "shape" else _invoke
+                replay = Recorder(self.log, run, {}, self._modules, _invoke.__code__, values)
+                call = Tracer(_invoke) if traced else _invoke
                 frozen = self._run(run, replay, seed=0, call=call)
             except ModelError:
                 return "breaks"  # what the example gave does not even fit the other input
@@ -174,7 +201,7 @@ class Observer:
         """Records a trace on the example, tries it on the other inputs, and notes which sizes leaked."""
         if isinstance(self.module, torch.jit.ScriptModule):
             return Trace()  # captured already
-        tracer = Tracer(_invoke)
+        tracer = self.tracer = Tracer(_invoke)
         try:
             with self._put_back():
                 if self.held:
@@ -183,8 +210,22 @@ class Observer:
         except ModelError as error:
             return Trace(refused=error)
         wrong = tuple(run for run in range(1, len(self.inputs)) if not self._agrees(tracer.replayed, run))
-        self._note_varied()
+        self._note_varied(wrong)
         return Trace(wrong=wrong, tried=len(self.inputs) - 1)
+
+    def exported(self, opset: int) -> Exported:
+        """What the exporter makes of the trace on the example; nothing where there is none."""
+        if self.tracer is None or self.tracer.function is None:
+            return Exported()
+        arguments = tensors_of(_positional(_cloned(self.inputs[0])))
+        with without_gradients(self.module), seeded(0, set()), self._put_back():
+            function, thorough = self.tracer.function, bool(self.log.draws)
+            return exported(function, lambda: self._retraced(arguments), arguments, opset, self.index, thorough)
+
+    def _retraced(self, arguments: Sequence[torch.Tensor]) -> torch.jit.ScriptModule:
+        tracer = Tracer(_invoke, as_module=True)
+        tracer(self.module, _positional(_cloned(self.inputs[0])))
+        return tracer.function
 
     def scripted(self, compiled: Any) -> Trace:
         """What the compiled model gives on all inputs."""
@@ -202,10 +243,12 @@ class Observer:
         plain = [[leaf for leaf in self.outputs[n] if not isinstance(leaf, torch.Tensor)] for n in (0, run)]
         return _same(*plain) and _same(tensors_of(self.outputs[run]), got, TRACE_TOLERANCE)
 
-    def _note_varied(self) -> None:
-        """Traces once more, on other sizes: a size that leaks and is the same again is a constant of the model."""
+    def _note_varied(self, wrong: Sequence[int]) -> None:
+        """Traces once more, on other sizes and where the trace is wrong: a size that leaks and is the same again is a
+        constant of the model."""
         leaks = {key: leak for key, leak in self.log.leaks.items() if leak.of == "shape"}
-        others = self._other_sizes()[:1] if leaks else []
+        sizes = self._other_sizes() if leaks else []
+        others = [run for run in wrong if run in sizes][:REPLAYS] or sizes[:1]
         for run in others:
             with contextlib.suppress(ModelError):  # it ran without a trace; the trace on the example counts
                 self._run(run, self._recorder(run, {}), seed=0, call=Tracer(_invoke))
@@ -291,7 +334,8 @@ class Observer:
         """
         arguments = _cloned(self.inputs[number]) if arguments is None else arguments
         kept = self._put_back() if keep else contextlib.nullcontext()
-        with self._watched(), seeded(seed, self.streams), kept, warnings.catch_warnings():
+        silent = contextlib.redirect_stdout(io.StringIO())  # a model that prints would do so at each run
+        with self._watched(), seeded(seed, self.streams), kept, silent, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the capture shows them; here each would come once a run
             try:
                 with torch.no_grad(), mode:

@@ -26,16 +26,17 @@ _KINDS = (
     ("missing-type-hint", r"argument .* but instead found type .*Tensor \(inferred\)|Unknown type name"),
     (
         "dynamic-type",
-        "previous(ly)? .*type|Previous return statement|is set to type|Type mismatch|Inconsistent|heterogen|"
-        "Could not unify|Expected .* to be of type|must have the same type|Union|Optional|not defined in the false|"
+        "Wrong type for attribute|did not match the types|branch has type|previous(ly)? .*type|"
+        "Previous return statement|is set to type|Type mismatch|Inconsistent|heterogen|Could not unify|"
+        "Expected .* to be of type|must have the same type|Union|Optional|not defined in the false|"
         "is not defined in the|Only tensors, lists, tuples|Lists must contain only a single type|Dict .* type",
     ),
     (
         "unscriptable-helper",
         "[Cc]ould not get( name of)? .*(source|class)|Can't get source|is not supported in Torchscript|"
-        "attribute lookup|cannot be used as a value|failed to compile|Unknown builtin|cannot call|"
-        "calling a python function|Python builtin|not a supported .*function|object has no attribute|"
-        "Tried to access nonexistent attribute|variable number of arguments|Expected a single top-level function",
+        "attribute lookup|cannot be used as a value|cannot create weak reference|failed to compile|"
+        "Unknown builtin|cannot call|calling a python function|Python builtin|not a supported .*function|"
+        "object has no attribute|Tried to access nonexistent attribute|Expected a single top-level function",
     ),
 )
 
@@ -99,7 +100,8 @@ def _units(module: torch.nn.Module, index: SourceIndex, everything: bool) -> Ite
     for function in list(index.functions.values()):
         live = function.globals.get(function.name)
         own = everything or owner_of(function.file.filename) == "user"
-        if own and isinstance(live, types.FunctionType) and live.__code__.co_filename == function.file.filename:
+        same = isinstance(live, types.FunctionType) and live.__code__.co_filename == function.file.filename
+        if own and same and not function.untyped:  # alone it would be compiled for tensors; its caller tells
             yield live, function.name
     seen: set[type] = set()
     parts = [part for part in module.modules() if not isinstance(part, torch.jit.ScriptModule)]
@@ -129,8 +131,12 @@ def _read(text: str, kind: str, index: SourceIndex, whole: bool, name: str) -> R
         head.append(line)
     why = next((line for line in head if not line.endswith(":") or len(head) == 1), head[0] if head else kind)
     why = why.rstrip(":.")
-    match = _FILE.search(text)
-    place, chain = Place(name, 0), ()
+    matches = list(_FILE.finditer(text))
+    # a library's function that does not compile is told where the model calls it
+    own_code = [found for found in matches if owner_of(found["file"]) in ("user", "package")]
+    users = [found for found in own_code if owner_of(found["file"]) == "user"]
+    match = next(iter(users or own_code or matches), None)
+    place, chain, function = Place(name, 0), (), None
     if match is not None:
         filename, line = match["file"], int(match["line"])
         file = index.sources.file(filename, "")
@@ -141,12 +147,17 @@ def _read(text: str, kind: str, index: SourceIndex, whole: bool, name: str) -> R
     else:
         own = next((p for p in (index.class_place(type(part)) for part in index.module.modules()) if p), None)
         place = own or place
-    return Refusal(_slug(text, kind), why, place, chain, whole)
+    slug = _slug(text, kind)
+    if function is not None and function.untyped and slug != "global-variable":
+        line_text = function.file.lines[place.line - 1] if 0 < place.line <= len(function.file.lines) else ""
+        if any(re.search(rf"\b{re.escape(name)}\b", line_text) for name in function.untyped):
+            slug = "missing-type-hint"
+    return Refusal(slug, why, place, chain, whole)
 
 
 def _slug(text: str, kind: str) -> str:
     if kind in ("UnsupportedNodeError", "FrontendError"):
-        return "global-variable" if text.startswith("Global ") else "unsupported-python"
+        return "global-variable" if text.lower().startswith("global ") else "unsupported-python"
     for slug, pattern in _KINDS:
         if re.search(pattern, text):
             return slug

@@ -6,9 +6,10 @@ import contextlib
 import hashlib
 import itertools
 import random
+import sys
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +17,19 @@ import numpy as np
 import torch
 
 from qntz.check.index import SourceIndex, forward_of
+from qntz.check.places import owner_of
 
 LARGEST = 1 << 20  # elements of a tensor that is compared by its values; larger ones by identity and version
+_CONTAINERS = (list, dict, set, deque)
 DEPTH = 4  # of containers within containers
 _OF_TORCH = frozenset(vars(torch.nn.Module()))  # what every module has; its parameters and buffers are looked at apart
 
 
 @dataclass(frozen=True)
 class Holding:
-    """A name that outlives a run. what: "attribute", "buffer", "class", "global" or "closure". owner: the module,
-    class, namespace or cell that holds it. label: the owner as a user would write it."""
+    """A name that outlives a run. what: "attribute", "buffer", "class", "global", "closure" or "default" (of a
+    parameter). owner: the module, class, namespace, cell or function that holds it. label: the owner as a user would
+    write it."""
 
     what: str
     owner: Any
@@ -49,11 +53,13 @@ class Holding:
         return same and isinstance(other, Holding) and self.owner is other.owner
 
     def read(self) -> Any:
-        """The value; raises LookupError or AttributeError where it is gone."""
+        """The value; raises LookupError or ValueError where it is gone."""
         if self.what == "global":
             return self.owner[self.name]
         if self.what == "closure":
             return self.owner.cell_contents
+        if self.what == "default":
+            return _defaults(self.owner)[self.name]
         return (self.owner._buffers if self.what == "buffer" else vars(self.owner))[self.name]
 
     def write(self, value: Any) -> None:
@@ -61,6 +67,8 @@ class Holding:
             self.owner[self.name] = value
         elif self.what == "closure":
             self.owner.cell_contents = value
+        elif self.what == "default":
+            return  # the object itself stays; what it holds is put back
         elif self.what == "class":
             setattr(self.owner, self.name, value)
         else:
@@ -69,7 +77,7 @@ class Holding:
     def delete(self) -> None:
         if self.what == "class":
             delattr(self.owner, self.name)
-        elif self.what != "closure":
+        elif self.what not in ("closure", "default"):
             del (self.owner if self.what == "global" else vars(self.owner))[self.name]
 
 
@@ -83,9 +91,10 @@ class State:
         self._print = self._prints()
 
     def changed(self) -> list[Holding]:
-        """What is another than when the state was taken, or new."""
+        """What is another than when the state was taken, or new, or gone."""
         now = self._prints()
-        return [holding for holding, value in now.items() if self._print.get(holding) != value]
+        others = [holding for holding, value in now.items() if self._print.get(holding) != value]
+        return [*others, *(holding for holding in self._print if holding not in now)]
 
     def restore(self) -> None:
         """Puts everything back; what was not there is gone again."""
@@ -112,6 +121,7 @@ class State:
             for name in vars(part):
                 if name not in _OF_TORCH:
                     found[Holding("attribute", part, path, name)] = None
+                    functions += _functions_in(vars(part)[name])
             for name in part._buffers:
                 found[Holding("buffer", part, path, name)] = None
             kinds.update(dict.fromkeys(k for k in type(part).__mro__ if self._is_own(k.__module__, _method_of(k))))
@@ -140,6 +150,12 @@ class State:
                 if _is_data(value) and name in namespace:
                     found[Holding("global", namespace, "", name)] = None
                 pending += _functions_in(value)
+                if isinstance(value, types.ModuleType):
+                    members = (vars(value).get(member) for member in _names(function.__code__))
+                    pending += [one for member in members for one in _functions_in(member)]
+            for name, value in _defaults(function).items():
+                if isinstance(value, (list, dict, set, deque, torch.Tensor)) or _is_plain_object(value):
+                    found[Holding("default", function, "", name)] = None
             for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
                 with contextlib.suppress(ValueError):  # an empty cell
                     value = cell.cell_contents
@@ -152,12 +168,13 @@ class State:
 
 
 class _Kept:
-    """A value, and what is needed to put it back: the items of a container, a copy of a tensor."""
+    """A value, and what is needed to put it back: the items of a container, a copy of a tensor. Of containers only
+    Python's own types: what others do when they are emptied and filled is theirs."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
         self.copy: Any = None
-        if isinstance(value, (list, dict, set, deque)):
+        if type(value) in _CONTAINERS:
             self.copy = value.copy()
         elif _is_plain_object(value):
             self.copy = dict(vars(value))
@@ -166,20 +183,33 @@ class _Kept:
 
     def restore(self, holding: Holding) -> None:
         value = self.value
-        if holding.read() is not value:
+        if not self._is_held(holding):
             holding.write(value)
-        if isinstance(value, (list, deque)):
-            value.clear()
-            value.extend(self.copy)
-        elif isinstance(value, (dict, set)):
-            value.clear()
-            value.update(self.copy)
-        elif self.copy is not None and not isinstance(value, torch.Tensor):
-            vars(value).clear()
-            vars(value).update(self.copy)
-        elif self.copy is not None and not value.is_inference() and value._version != self.copy[1]:
-            with torch.no_grad():
-                value.copy_(self.copy[0])
+        if self.copy is None:
+            return
+        if isinstance(value, torch.Tensor):
+            if not value.is_inference() and value._version != self.copy[1]:
+                with torch.no_grad():
+                    value.copy_(self.copy[0])
+        elif type(value) in (list, deque):
+            if len(value) != len(self.copy) or any(a is not b for a, b in zip(value, self.copy, strict=False)):
+                value.clear()
+                value.extend(self.copy)
+        elif type(value) is set:
+            if value != self.copy:
+                value.clear()
+                value.update(self.copy)
+        else:
+            held = value if type(value) is dict else vars(value)
+            if list(held) != list(self.copy) or any(held[key] is not self.copy[key] for key in held):
+                held.clear()
+                held.update(self.copy)
+
+    def _is_held(self, holding: Holding) -> bool:
+        try:
+            return holding.read() is self.value
+        except (LookupError, ValueError):
+            return False
 
 
 def _print(value: Any, depth: int = 0) -> Any:
@@ -195,12 +225,14 @@ def _print(value: Any, depth: int = 0) -> Any:
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):
         return type(value), repr(value)
     if depth < DEPTH:
-        if isinstance(value, Mapping):
+        if type(value) is dict:
             return type(value), [(repr(k), _print(v, depth + 1)) for k, v in value.items()]
-        if isinstance(value, (list, tuple, deque)):
+        if type(value) in (list, tuple, deque):
             return type(value), [_print(item, depth + 1) for item in value]
-        if isinstance(value, (set, frozenset, itertools.count, itertools.cycle)):
-            return type(value), sorted(map(repr, value)) if isinstance(value, (set, frozenset)) else repr(value)
+        if type(value) in (set, frozenset):
+            return type(value), sorted(map(repr, value))
+        if isinstance(value, itertools.count):
+            return type(value), repr(value)
         if _is_plain_object(value):
             return id(value), [(name, _print(held, depth + 1)) for name, held in vars(value).items()]
     return id(value)
@@ -208,15 +240,25 @@ def _print(value: Any, depth: int = 0) -> Any:
 
 def _is_plain_object(value: Any) -> bool:
     """An object of the user's own making, whose attributes are its state."""
-    module = type(value).__module__.split(".")[0]
-    known = ("torch", "numpy", "builtins", "collections", "functools", "transformers")
-    return hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType)) and module not in known
+    if isinstance(value, (type, types.ModuleType, torch.Tensor, torch.nn.Module)) or not hasattr(value, "__dict__"):
+        return False
+    filename = getattr(sys.modules.get(type(value).__module__), "__file__", None)
+    return isinstance(filename, str) and owner_of(filename) == "user"
 
 
 def _is_data(value: Any) -> bool:
     """What can be state: no code, no module, no type."""
     code = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type, property)
     return not isinstance(value, (*code, staticmethod, classmethod, torch.nn.Module))
+
+
+def _defaults(function: types.FunctionType) -> dict[str, Any]:
+    code, given = function.__code__, function.__defaults__ or ()
+    positional = code.co_varnames[: code.co_argcount]
+    return {
+        **dict(zip(positional[len(positional) - len(given) :], given, strict=True)),
+        **(function.__kwdefaults__ or {}),
+    }
 
 
 def _functions_in(value: Any) -> list[types.FunctionType]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from qntz.check.flow import ForeignCall
     from qntz.check.index import SourceIndex
+    from qntz.check.operators import Exported
     from qntz.check.resolve import Function
     from qntz.check.scripted import Refusal
     from qntz.config import DimConfig
@@ -135,11 +136,11 @@ class Observations:
         on a device that no input, parameter or buffer is on. device_uses: where the model's code reads or chooses a
         device. doubles: float64 results of operators that got none
         (`what`: "tensor" or "scalar"). writes: in-place writes on inputs (`what`: the input). changed: inputs whose
-        values differ after the run. draws: operators that drew from torch's random generator, in evaluation mode.
-        streams: "random", "numpy.random" where that global generator was used. state: what of the model's own state a
-        run changed. trace: what a trace makes of it, None where the model does not run. refusals: what torch.jit.script
-        refuses of it. script: what the scripted model makes of it, where it is to be captured so. failure: why the
-        model could not be run on all inputs.
+        values differ after the run. arrays: calls of torch that were given a NumPy array. draws: operators that drew
+        from torch's random generator, in evaluation mode. streams: "random", "numpy.random" where that global generator
+        was used. state: what of the model's own state a run changed. trace: what a trace makes of it, None where the
+        model does not run. refusals: what torch.jit.script refuses of it. script: what the scripted model makes of it,
+        where it is to be captured so. failure: why the model could not be run on all inputs.
     """
 
     ran: tuple[str, ...] = ()
@@ -149,6 +150,7 @@ class Observations:
     doubles: tuple[Seen, ...] = ()
     writes: tuple[Seen, ...] = ()
     changed: tuple[str, ...] = ()
+    arrays: tuple[Seen, ...] = ()
     draws: tuple[Seen, ...] = ()
     streams: tuple[str, ...] = ()
     state: tuple[StateChange, ...] = ()
@@ -168,7 +170,8 @@ class Subject:
         of data that they are fed by. tests: where its control flow depends on leaks. route: how the model is to be
         captured, "trace" or "script". effect: what becomes of the outputs on other inputs when a leaked value is frozen
         to what the example gave, as tracing freezes it ("breaks", "harmless", "unknown"). seed_matters: whether the
-        outputs on the example change with the random seed. Both are measured, by further runs, when they are called.
+        outputs on the example change with the random seed. exported: what torch's ONNX exporter makes of the trace. All
+        three are measured when they are called.
     """
 
     module: torch.nn.Module
@@ -182,6 +185,7 @@ class Subject:
     route: str
     effect: Callable[[Leak], Effect]
     seed_matters: Callable[[], bool]
+    exported: Callable[[], Exported]
 
     def finding(
         self, slug: str, severity: Severity, place: Place, message: str, evidence: str, chain: Sequence[str] = ()

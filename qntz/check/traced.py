@@ -19,12 +19,12 @@ class Tracer:
     out.
 
     The parameters stand in the trace as constants, which spares torch the copy of the module that tracing a module
-    makes; what is recorded is the same.
+    makes; what is recorded is the same. as_module: they are attributes of a module, as in a capture.
     """
 
-    def __init__(self, call: Callable[[torch.nn.Module, Sequence[Any]], Any]) -> None:
-        self._call = call
-        self.function: Callable[..., Any] | None = None
+    def __init__(self, call: Callable[[torch.nn.Module, Sequence[Any]], Any], as_module: bool = False) -> None:
+        self._call, self._as_module = call, as_module
+        self.function: Any = None
 
     def __call__(self, module: torch.nn.Module, arguments: Sequence[Any]) -> Any:
         """The outputs of the call that is recorded; raises what torch raises where it cannot record it."""
@@ -39,9 +39,9 @@ class Tracer:
             return tuple(tensors_of(outputs))
 
         compiled = any(isinstance(part, torch.jit.ScriptModule) for part in module.modules())
-        with _without_gradients(module):
+        with without_gradients(module):
             # torch calls compiled modules only from the module that they are part of
-            traced = _Holding(module, flat) if compiled else flat
+            traced = _Holding(module, flat) if compiled or self._as_module else flat
             self.function = torch.jit.trace(traced, tuple(tensors_of(leaves)), check_trace=False)
         return outputs
 
@@ -68,7 +68,7 @@ def tensors_of(value: Any) -> list[torch.Tensor]:
 
 
 @contextlib.contextmanager
-def _without_gradients(module: torch.nn.Module) -> Iterator[None]:
+def without_gradients(module: torch.nn.Module) -> Iterator[None]:
     """torch takes no constant into a trace that requires a gradient."""
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:

@@ -113,6 +113,6 @@ def test_the_lines_are_found_without_column_positions(check, monkeypatch, name):
     """Python 3.10 does not tell which expression a frame executes."""
     from qntz.check import record
 
-    places = [(f.path, f.line, f.slug, f.severity) for f in check(name).findings]
+    places = found(check(name))
     monkeypatch.setattr(record, "position_of", lambda frame: None)
-    assert [(f.path, f.line, f.slug, f.severity) for f in check(name).findings] == places
+    assert found(check(name)) == places

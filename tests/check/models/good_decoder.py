@@ -30,7 +30,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, length, _ = x.shape
-        angles = torch.outer(torch.arange(length, device=x.device), self.rates)
+        angles = torch.outer(torch.arange(length, device=x.device, dtype=x.dtype), self.rates)
         y = self.norm(x)
         q = rotate(self.q(y).view(n, length, self.heads, -1).transpose(1, 2), angles)
         k, v = self.kv(y).view(n, length, 2 * self.groups, -1).transpose(1, 2).chunk(2, 1)

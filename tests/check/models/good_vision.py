@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class DropPath(nn.Module):
@@ -24,14 +25,15 @@ class Window(nn.Module):
     def __init__(self, width: int, size: int, shift: int) -> None:
         super().__init__()
         self.size, self.shift = size, shift
-        self.attention = nn.MultiheadAttention(width, 2, dropout=0.1, batch_first=True)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.bias = nn.Parameter(torch.zeros(size * size, size * size))
         self.path = DropPath(0.2)
 
     def forward(self, x: Tensor) -> Tensor:
         n, h, w, c = x.shape
         y = windows(torch.roll(x, (-self.shift, -self.shift), (1, 2)), self.size)
-        y, _ = self.attention(y, y, y, attn_mask=self.bias)
+        q, k, v = self.qkv(y).chunk(3, -1)
+        y = self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias))
         y = y.view(n, h // self.size, w // self.size, self.size, self.size, c).transpose(2, 3).reshape(n, h, w, c)
         return x + self.path(torch.roll(y, (self.shift, self.shift), (1, 2)))
 
