@@ -1,0 +1,194 @@
+"""The command line: `qntz check TARGET` and `qntz rule CODE`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from qntz.errors import CheckError, ConfigError, QntzError, UsageError, did_you_mean, one_line
+from qntz.guard import guarded
+
+FORMATS = ("text", "json", "sarif", "github")
+GIB = 2**30
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 0, 1 for findings at error level or a failure, 2 for wrong usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except QntzError as error:
+        print(f"error: {options.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"error: {options.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="qntz", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="find what stands in the way of capturing a model")
+    check.add_argument("target", help="a model of conf/, or a module of Python: pkg/net.py:Net, pkg.net:Net")
+    check.add_argument("--example", help="its inputs, where it is none of conf/: pkg/net.py:EXAMPLE")
+    check.add_argument("--probes", help="further inputs, a list: pkg/net.py:PROBES")
+    check.add_argument("--route", choices=("trace", "script"), default="trace", help="how it is to be captured")
+    check.add_argument("--opset", type=int, default=17, help="of the ONNX export (default: 17)")
+    check.add_argument("--format", choices=FORMATS, default="text")
+    check.add_argument("--seconds", type=float, default=600.0, help="that the check may take")
+    check.add_argument("--memory-gib", type=float, default=8.0, help="that the model may take when it runs")
+    check.set_defaults(run=_check)
+    rule = commands.add_parser("rule", help="explain a rule, by its code or its slug")
+    rule.add_argument("rule", help="QZ012, or captured-device")
+    rule.set_defaults(run=_rule)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> int:
+    root = Path.cwd()
+    sys.path.insert(0, str(root))
+    configured = ":" not in options.target
+    if configured and (options.example or options.probes):
+        raise UsageError("--example and --probes belong to a target pkg/net.py:Net", where=options.target)
+    if not configured and not options.example:
+        raise UsageError("no example", where=options.target, do="Add --example pkg/net.py:EXAMPLE.")
+    work = _of_conf(options, root) if configured else _of_python(options, root)
+
+    def shown(loaded: Callable[[], None]) -> tuple[str, int]:
+        from qntz.check import as_github, as_json, as_sarif, render
+
+        report, rules = work(loaded)
+        if options.format == "json":
+            return json.dumps(as_json(report), indent=2), len(report.errors)
+        if options.format == "sarif":
+            return json.dumps(as_sarif(report, rules), indent=2), len(report.errors)
+        if options.format == "github":
+            return as_github(report, rules), len(report.errors)
+        return render(report, rules, root).rstrip("\n"), len(report.errors)
+
+    text, errors = guarded(shown, seconds=options.seconds, memory=int(options.memory_gib * GIB))
+    if text:
+        print(text)
+    return 1 if errors else 0
+
+
+def _rules(root: Path) -> list[Any]:
+    from qntz.plugins import load
+
+    return list(load(root, "check").records("qntz_rules").values())
+
+
+def _of_conf(options: argparse.Namespace, root: Path) -> Callable[[Callable[[], None]], Any]:
+    from qntz.compose import compose
+    from qntz.config import granted
+
+    result = compose(root)
+    name = options.target
+    if ("models", name) in result.errors:
+        raise result.errors["models", name]
+    if name not in result.models:
+        raise ConfigError(f"no model {name!r}", where="params.yaml", do=did_you_mean(name, result.models))
+    config = granted("check", result.models[name])
+
+    def work(loaded: Callable[[], None]) -> Any:
+        from qntz.check import check_configured
+
+        rules = _rules(root)
+        return check_configured(config, root, rules, loaded), rules
+
+    return work
+
+
+def _of_python(options: argparse.Namespace, root: Path) -> Callable[[Callable[[], None]], Any]:
+    def work(loaded: Callable[[], None]) -> Any:
+        from qntz.check import check_model
+
+        rules = _rules(root)
+        module = _module(_named(options.target, root), options.target)
+        example = _inputs(_named(options.example, root), options.example)
+        given = _named(options.probes, root) if options.probes else []
+        probes = [_inputs(probe, options.probes) for probe in (given() if callable(given) else given)]
+        loaded()
+        report = check_model(
+            module, example, probes, source_root=root, rules=rules, route=options.route, opset=options.opset
+        )
+        return report, rules
+
+    return work
+
+
+def _named(target: str, root: Path) -> Any:
+    """The object that "path/to/file.py:NAME" or "package.module:NAME" stands for."""
+    source, _, name = target.rpartition(":")
+    if not source or not name:
+        raise UsageError(f"{target!r} names no object of a module", do="Write pkg/net.py:NAME or pkg.net:NAME.")
+    module_name = source
+    if source.endswith(".py"):
+        path = (root / source).resolve()
+        if not path.is_file():
+            raise UsageError("no such file", where=source)
+        if not path.is_relative_to(root):
+            sys.path.insert(0, str(path.parent))
+        inside = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+        module_name = ".".join(inside.with_suffix("").parts)
+    try:
+        found = importlib.import_module(module_name)
+    except Exception as error:  # the module is the user's: it may raise anything while it is imported
+        raise CheckError("cannot be imported", where=source, why=one_line(error, place=True)) from error
+    if not hasattr(found, name):
+        raise UsageError(f"no {name!r}", where=source, do=did_you_mean(name, [n for n in vars(found) if n[0] != "_"]))
+    return getattr(found, name)
+
+
+def _module(found: Any, target: str) -> Any:
+    """A live module: a class is made without arguments and put in evaluation mode, a function called."""
+    import torch
+
+    if isinstance(found, torch.nn.Module):
+        return found
+    if not callable(found):
+        raise UsageError(f"is a {type(found).__name__}, no module", where=target)
+    try:
+        module = found()
+    except Exception as error:
+        raise CheckError("cannot be made", where=target, why=one_line(error, place=True)) from error
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(f"makes a {type(module).__name__}, no module", where=target)
+    return module.eval() if isinstance(found, type) else module
+
+
+def _inputs(found: Any, target: str) -> Any:
+    """Inputs as `check_model` takes them: a mapping by name, or a tuple."""
+    import torch
+
+    found = found() if callable(found) and not isinstance(found, torch.Tensor) else found
+    if isinstance(found, torch.Tensor):
+        return (found,)
+    if not isinstance(found, (dict, tuple, list)):
+        raise UsageError(f"is a {type(found).__name__}", where=target, do="Give tensors: a dict by name, or a tuple.")
+    return found
+
+
+def _rule(options: argparse.Namespace) -> int:
+    rules = _rules(Path.cwd())
+    wanted = options.rule.lower()
+    found = next((rule for rule in rules if wanted in (rule.code.lower(), rule.slug)), None)
+    if found is None:
+        raise UsageError(
+            f"no rule {options.rule!r}", do=did_you_mean(options.rule, [n for r in rules for n in (r.code, r.slug)])
+        )
+    print(f"{found.code} {found.slug} ({found.severity}; {', '.join(found.routes)})")
+    print(f"  what: {found.what}\n  why:  {found.why}\n  fix:  {found.fix}")
+    if found.link:
+        print(f"  link: {found.link}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""`qntz check` and `qntz rule`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NET = """import torch
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        print("noise")
+        if x.sum() > 0:
+            return x * 2
+        return x
+
+
+class Good(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x.sum() > 0, x * 2, x)
+
+
+class Hangs(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        while True:
+            x = x + 1
+
+
+EXAMPLE = {"x": torch.ones(2, 3)}
+PROBES = [{"x": -torch.ones(4, 3)}]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "net.py").write_text(NET)
+    return tmp_path
+
+
+def qntz(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "qntz.cli", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def check(folder: Path, name: str, *more: str) -> subprocess.CompletedProcess[str]:
+    given = ("--example", "pkg/net.py:EXAMPLE", "--probes", "pkg.net:PROBES")
+    return qntz(folder, "check", f"pkg/net.py:{name}", *given, *more)
+
+
+def test_a_class_is_checked_without_a_pipeline(folder: Path) -> None:
+    done = check(folder, "Net")
+    assert done.returncode == 1
+    assert done.stdout.startswith(
+        "pkg/net.py:8:12 QZ008 data-dependent-control-flow this `if` depends on a tensor's values"
+    )
+    assert done.stdout.endswith("1 error, no warnings, no notes\n")
+    assert "noise" not in done.stdout.splitlines()
+    good = check(folder, "Good")
+    assert (good.returncode, good.stdout) == (0, "no errors, no warnings, no notes\n")
+
+
+def test_scripting_keeps_the_branch(folder: Path) -> None:
+    done = check(folder, "Net", "--route", "script")
+    assert "QZ008 data-dependent-control-flow" in done.stdout
+    assert "scripting keeps it" in done.stdout
+    assert done.returncode == 0
+
+
+def test_other_formats(folder: Path) -> None:
+    told = json.loads(check(folder, "Net", "--format", "json").stdout)
+    assert [(f["slug"], f["line"], f["column"]) for f in told["findings"]] == [("data-dependent-control-flow", 8, 12)]
+    sarif = json.loads(check(folder, "Net", "--format", "sarif").stdout)
+    assert sarif["runs"][0]["results"][0]["ruleId"] == "QZ008"
+    github = check(folder, "Net", "--format", "github").stdout
+    expected = r"::error file=pkg/net\.py,line=8,col=12,title=QZ008 data-dependent-control-flow::this `if` depends .*\n"
+    assert re.fullmatch(expected, github)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("check", "pkg/net.py:Net"), 2, "error: check: pkg/net.py:Net: no example. Add --example pkg/net.py:EXAMPLE."),
+        (
+            ("check", "pkg/net.py:Nett", "--example", "pkg/net.py:EXAMPLE"),
+            2,
+            "pkg/net.py: no 'Nett'. Did you mean 'Net'?",
+        ),
+        (("check", "pkg/no.py:Net", "--example", "pkg/net.py:EXAMPLE"), 2, "pkg/no.py: no such file."),
+        (("check", "pkg/net.py:EXAMPLE", "--example", "pkg/net.py:EXAMPLE"), 2, "is a dict, no module."),
+        (("check", "pkg/net.py:Net", "--example", "pkg/net.py:Net"), 2, "pkg/net.py:Net: is a Net. Give"),
+        (("check", "digits"), 1, "error: check: params.yaml: is missing."),
+        (("check", "digits", "--example", "pkg/net.py:EXAMPLE"), 2, "--example and --probes belong to a target"),
+        (("rule", "QZ999"), 2, "error: rule: no rule 'QZ999'. Did you mean"),
+        (
+            ("check", "pkg/net.py:Hangs", "--example", "pkg/net.py:EXAMPLE", "--seconds", "4"),
+            1,
+            "did not end within 4 s",
+        ),
+    ],
+)
+def test_refusals(folder: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+    done = qntz(folder, *arguments)
+    assert message in done.stderr, done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_rule_is_explained_by_code_and_by_slug(folder: Path) -> None:
+    by_code, by_slug = qntz(folder, "rule", "qz008"), qntz(folder, "rule", "data-dependent-control-flow")
+    assert by_code.stdout == by_slug.stdout
+    assert by_code.stdout.startswith("QZ008 data-dependent-control-flow (error; trace, dynamo)\n  what: Python decides")
+
+
+def test_a_model_of_conf_is_checked(root: Path) -> None:
+    done = qntz(root, "check", "digits")
+    assert (done.returncode, done.stdout) == (0, "no errors, no warnings, no notes\n"), done.stderr
