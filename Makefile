@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # a build without a terminal should not page, colour or phone home
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test test-slow lint format docs bench-pipeline clean
+.PHONY: repro test test-slow lint format docs bench-pipeline bench-check clean
 
 repro: $(READY)  ## build every engine of params.yaml and print what they are worth
 	python -m stages.mend_lock
@@ -30,6 +30,9 @@ format: $(READY)
 
 docs: $(READY)  ## docs/rules.md and docs/plugins.md from the code
 	python -m docs.generate
+
+bench-check: $(READY)  ## the rule check beside one eager forward and beside draft_export
+	python -m benchmarks.check
 
 bench-pipeline: $(READY)  ## a cold `dvc repro` of one engine beside one plain script that does the same
 	python -m benchmarks.pipeline
