@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 from qntz import hookspecs, plugins, records
 
 FOLDER = Path(__file__).parent
+EXAMPLES = FOLDER / "examples"  # one file a rule, run through the checker by tests/test_rule_examples.py
 
 RULES = """# Rules
 
 What `check` looks for, generated from the rules themselves by `make docs`. The severity is that of a finding that was
 observed; a suspicion from the source alone is a note. Another severity for a rule: `check: {severity: {SLUG: warning}}`
-in `params.yaml`, or `off`. One line is exempted by `# qntz: ignore[SLUG] reason`.
+in `params.yaml`, or `off`. One line is exempted by `# qntz: ignore[SLUG] reason`. The examples are run through the
+checker by the tests; a rule finds more than its example shows.
 """
 
 PLUGINS = """# Plugins
@@ -43,7 +46,18 @@ def rules_page() -> str:
         page += f"\n## {rule.code} {rule.slug}\n\n"
         page += f"- **What:** {rule.what}\n- **Why:** {rule.why}\n- **Fix:** {rule.fix}\n"
         page += f"- **Severity:** {rule.severity}; **routes:** {', '.join(rule.routes) or 'none'}\n"
+        page += _example(EXAMPLES / f"{rule.slug.replace('-', '_')}.py")
     return page
+
+
+def _example(path: Path) -> str:
+    """The two classes of a rule's example; "" for a rule that has none."""
+    if not path.exists():
+        return ""
+    text = path.read_text(encoding="utf-8").replace("  # wrong\n", "\n")
+    classes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
+    shown = ((name, ast.get_source_segment(text, classes[name])) for name in ("Wrong", "Right"))
+    return "".join(f"\n{name}:\n\n```python\n{source}\n```\n" for name, source in shown)
 
 
 def plugins_page() -> str:
