@@ -26,7 +26,7 @@ from rich.table import Table
 from qntz.check import check_model
 from qntz.check.flow import flows
 from qntz.check.index import SourceIndex, own_packages
-from qntz.check.run import Observer
+from qntz.check.observe import Observer
 from qntz.check.scripted import refusals
 from qntz.check.source import Sources
 from qntz.config import granted

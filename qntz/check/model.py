@@ -13,8 +13,8 @@ import torch
 from qntz import plugins
 from qntz.check.flow import flows
 from qntz.check.index import SourceIndex, own_packages
+from qntz.check.observe import Observer
 from qntz.check.report import CheckReport
-from qntz.check.run import Observer
 from qntz.check.scripted import refusals
 from qntz.check.source import Sources
 from qntz.check.subject import Inputs, Subject
@@ -71,6 +71,7 @@ def check_model(
         script = observer.scripted(compiled) if route == "script" and compiled is not None else None
         observations = dataclasses.replace(observations, refusals=refused, script=script)
     foreign, tests = flows(index, observer.log.marks())
+    effects = observer.effects
     subject = Subject(
         module=module,
         example=example_inputs,
@@ -81,8 +82,8 @@ def check_model(
         foreign=foreign,
         tests=tests,
         route=route,
-        effect=observer.effect,
-        seed_matters=observer.seed_matters,
+        effect=effects.of,
+        seed_matters=effects.seed_matters,
         exported=functools.cache(lambda: observer.exported(opset)),
     )
     findings = _not_ignored(_explained(subject, _found(subject, rules)), index, severity)

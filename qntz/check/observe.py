@@ -1,0 +1,233 @@
+"""What the runs of a model show: on the example, the probes and other states, traced, and compiled."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from qntz.check.effects import REPLAYS, Effects
+from qntz.check.index import SourceIndex, forward_of
+from qntz.check.operators import Exported, exported
+from qntz.check.record import Log
+from qntz.check.resolve import UNKNOWN
+from qntz.check.run import Runner, cloned, invoke, named, positional, same
+from qntz.check.state import Holding, buffers_kept, seeded
+from qntz.check.subject import Inputs, Observations, StateChange, Trace
+from qntz.check.traced import Tracer, tensors_of, without_gradients
+from qntz.errors import ModelError
+
+TRACE_TOLERANCE = 1e-4  # as a capture is held to: a trace may run other kernels
+
+
+class Observer(Runner):
+    """Runs a model in every way that the rules ask about, and keeps what the runs showed.
+
+    Attributes:
+        probes: the number of probes that were given. trace, tracer: of the trace on the example. effects: of the leaks,
+        once the model was observed.
+    """
+
+    def __init__(self, module: torch.nn.Module, inputs: Sequence[Inputs], index: SourceIndex) -> None:
+        super().__init__(module, inputs, index)
+        self.probes = len(self.inputs) - 1
+        self.changed: dict[str, None] = {}
+        self.trace: Trace | None = None
+        self.tracer: Tracer | None = None
+        self.held: dict[Holding, None] = {}
+        self.repeats = True
+
+    @property
+    def effects(self) -> Effects:
+        return Effects(self, self.trace, self.probes)
+
+    def observe(self) -> Observations:
+        """Runs the example and the probes; a run that fails ends it, with what was seen until then."""
+        failure = None
+        try:
+            with self.put_back():
+                self.outputs.append(self._recorded(0))
+                self.repeats = same(self.outputs[0], self.plain(0, keep=False))
+            for number in range(1, len(self.inputs)):
+                with self.put_back():
+                    self.outputs.append(self._recorded(number))
+        except ModelError as error:
+            failure = error
+        self._add_forwards()
+        self.index.add_reached()
+        if failure is None:
+            self._vary()
+            matters = self._order_matters()
+            self.trace = self._traced()
+        if failure is None and any(part.training for part in self.module.modules()):
+            self._draws_in_evaluation()
+        log = self.log
+        return Observations(
+            ran=tuple(self.ran),
+            leaks=tuple(log.leaks.values()),
+            devices=tuple(log.strange_devices.values()),
+            device_uses=tuple(log.device_uses.values()),
+            doubles=tuple(log.doubles.values()),
+            writes=tuple(log.writes.values()),
+            changed=tuple(self.changed),
+            arrays=tuple(log.arrays.values()),
+            draws=tuple(log.draws.values()),
+            streams=tuple(sorted(self.streams)),
+            state=self._state_changes(matters) if failure is None else (),
+            trace=self.trace,
+            failure=failure,
+        )
+
+    def _recorded(self, number: int) -> list[Any]:
+        arguments = cloned(self.inputs[number])
+        before = named(self.inputs[number])
+        recorder = self.recorder(number, named(arguments))
+        outputs = self.run(number, recorder, seed=0, arguments=arguments, keep=False)
+        self.held.update(dict.fromkeys(self.state.changed()))
+        for name, tensor in named(arguments).items():
+            if not same([before[name]], [tensor]):
+                self.changed[name] = None
+        return outputs
+
+    def _vary(self) -> None:
+        """Where no probe is given, tries the example with other values, and with more samples: the runs that stand in
+        for probes, as far as the model takes them."""
+        if self.probes:
+            return
+
+        def varied(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            flipped = value.flip(tuple(range(value.dim())))
+            return flipped * 0.5 if value.is_floating_point() else flipped
+
+        first = {tensor.shape[0] if tensor.dim() else None for tensor in tensors_of(positional(self.inputs[0]))}
+
+        def more(value: Any) -> Any:
+            return torch.cat([value, value.flip(0), value]) if isinstance(value, torch.Tensor) else value
+
+        for change in (varied, more) if len(first) == 1 and None not in first else (varied,):
+            self.inputs.append(pytree.tree_map(change, self.inputs[0]))
+            try:
+                self.outputs.append(self.plain(len(self.inputs) - 1))
+            except ModelError:
+                self.inputs.pop()
+
+    def _order_matters(self) -> bool:
+        """Whether a run gives something else when others came before it; tried where a run leaves anything behind."""
+        if not self.repeats or not self.held:
+            return not self.repeats
+        with self.put_back():
+            self.plain(0, keep=False)
+            return not all(same(self.outputs[n], self.plain(n, keep=False)) for n in (*range(1, len(self.inputs)), 0))
+
+    def _state_changes(self, matters: bool) -> tuple[StateChange, ...]:
+        found = []
+        for holding in self.held:
+            if holding.what == "buffer" and type(holding.owner).__module__.startswith("torch."):
+                continue  # statistics of batch norm
+            writer = self.index.writer_of(holding.what, holding.owner, holding.name, self.state.value(holding))
+            place, chain = writer or (self.index.place_of_member(holding.shown if holding.is_member else ""), ())
+            found.append(StateChange(holding.what, holding.shown, place, chain, matters))
+        if matters and not found and not self.log.draws:
+            place = self.index.place_of_member("")
+            found.append(StateChange("hidden", type(self.module).__name__, place, (), matters))
+        return tuple(found)
+
+    def _traced(self) -> Trace:
+        """Records a trace on the example, tries it on the other inputs, and notes which sizes leaked."""
+        if isinstance(self.module, torch.jit.ScriptModule):
+            return Trace()  # captured already
+        tracer = self.tracer = Tracer(invoke)
+        try:
+            with self.put_back():
+                if self.held:
+                    self.plain(0, keep=False)  # a trace comes after a run in practice
+                self.run(0, self.recorder(0, {}), seed=0, call=tracer, keep=False)
+        except ModelError as error:
+            return Trace(refused=error)
+        wrong = tuple(run for run in range(1, len(self.inputs)) if not self._agrees(tracer.replayed, run))
+        self._note_varied(wrong)
+        return Trace(wrong=wrong, tried=len(self.inputs) - 1)
+
+    def _note_varied(self, wrong: Sequence[int]) -> None:
+        """Traces once more, on other sizes and where the trace is wrong: a size that leaks and is the same again is a
+        constant of the model."""
+        leaks = {key: leak for key, leak in self.log.leaks.items() if leak.of == "shape"}
+        sizes = self.other_sizes() if leaks else []
+        others = [run for run in wrong if run in sizes][:REPLAYS] or sizes[:1]
+        for run in others:
+            with contextlib.suppress(ModelError):  # it ran without a trace; the trace on the example counts
+                self.run(run, self.recorder(run, {}), seed=0, call=Tracer(invoke))
+        for key in leaks:
+            values = self.log.values.get(key, {})
+            told = [values.get(run) for run in (0, *others)]
+            self.log.leaks[key] = dataclasses.replace(self.log.leaks[key], varied=any(v != told[0] for v in told))
+
+    def _agrees(self, replay: Callable[[Sequence[Any]], list[torch.Tensor]], run: int) -> bool:
+        arguments = positional(cloned(self.inputs[run]))
+        with seeded(0, set()), buffers_kept(self.module), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                got = replay(arguments)
+            except RuntimeError:  # what TorchScript raises for anything: sizes that no longer fit
+                return False
+        plain = [[leaf for leaf in self.outputs[n] if not isinstance(leaf, torch.Tensor)] for n in (0, run)]
+        return same(*plain) and same(tensors_of(self.outputs[run]), got, TRACE_TOLERANCE)
+
+    def scripted(self, compiled: Any) -> Trace:
+        """What the compiled model gives on all inputs."""
+        wrong = tuple(run for run in range(len(self.inputs)) if not self._agrees(_flat(compiled), run))
+        return Trace(wrong=wrong, tried=len(self.inputs))
+
+    def exported(self, opset: int) -> Exported:
+        """What the exporter makes of the trace on the example; nothing where there is none."""
+        if self.tracer is None or self.tracer.function is None:
+            return Exported()
+        arguments = tensors_of(positional(cloned(self.inputs[0])))
+        with without_gradients(self.module), seeded(0, set()), self.put_back():
+            function, thorough = self.tracer.function, bool(self.log.draws)
+            return exported(function, lambda: self._retraced(arguments), arguments, opset, self.index, thorough)
+
+    def _retraced(self, arguments: Sequence[torch.Tensor]) -> torch.jit.ScriptModule:
+        tracer = Tracer(invoke, as_module=True)
+        tracer(self.module, positional(cloned(self.inputs[0])))
+        return tracer.function
+
+    def _draws_in_evaluation(self) -> None:
+        """Runs the example again in evaluation mode: a draw that is left does not come from the training mode."""
+        training = [part for part in self.module.modules() if part.training]
+        log = Log(self.index, self.log.devices)
+        arguments = cloned(self.inputs[0])
+        try:
+            for part in training:
+                part.training = False
+            self.run(0, self.recorder(0, named(arguments), log=log), 0, arguments)
+        finally:
+            for part in training:
+                part.training = True
+        self.log.draws = log.draws
+
+    def _add_forwards(self) -> None:
+        modules = dict(self.module.named_modules())
+        for path in self.ran:
+            for function, receiver in forward_of(modules[path]):
+                namespace = function.__globals__
+                if self.index.is_own(function.__code__.co_filename, str(namespace.get("__name__", ""))):
+                    for target in self.index.targets(function):
+                        target.receiver = receiver if target.receiver is UNKNOWN else target.receiver
+                        target.ran = True
+                        self.index.functions.setdefault(target.key, target)
+
+
+def _flat(module: Any) -> Callable[[Sequence[Any]], list[torch.Tensor]]:
+    def run(arguments: Sequence[Any]) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return tensors_of(module(*arguments))
+
+    return run
