@@ -143,14 +143,19 @@ class Observer(Runner):
         """Records a trace on the example, tries it on the other inputs, and notes which sizes leaked."""
         if isinstance(self.module, torch.jit.ScriptModule):
             return Trace()  # captured already
-        tracer = self.tracer = Tracer(invoke)
-        try:
-            with self.put_back():
-                if self.held:
-                    self.plain(0, keep=False)  # a trace comes after a run in practice
-                self.run(0, self.recorder(0, {}), seed=0, call=tracer, keep=False)
-        except ModelError as error:
-            return Trace(refused=error)
+        refused = None
+        for as_module in (False, True):  # a module may hold what cannot be a constant: quantized or sparse weights
+            tracer = self.tracer = Tracer(invoke, as_module)
+            try:
+                with self.put_back():
+                    if self.held:
+                        self.plain(0, keep=False)  # a trace comes after a run in practice
+                    self.run(0, self.recorder(0, {}), seed=0, call=tracer, keep=False)
+                break
+            except ModelError as error:
+                refused = refused or error
+        else:
+            return Trace(refused=refused)
         wrong = tuple(run for run in range(1, len(self.inputs)) if not self._agrees(tracer.replayed, run))
         self._note_varied(wrong)
         return Trace(wrong=wrong, tried=len(self.inputs) - 1)

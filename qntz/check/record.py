@@ -235,9 +235,11 @@ class Recorder(TorchFunctionMode):
         return self.log.functions.get(outer.f_code) if outer is not None else None
 
     def _device_use(self, kind: Literal["reads", "places"], frames: Sequence[FrameType]) -> None:
-        frame = _leaking(frames)
-        function = self._function(frame) if frame is not None else None
-        if frame is None or function is None or (key := _key(kind, frame)) in self.log.device_uses:
+        frame = next((f for f in frames if owner_of(f.f_code.co_filename) != "qntz"), None)
+        if frame is None or not _is_model_side(frame):
+            return  # torch's own code, as in nn.LSTM
+        function = self._function(frame)
+        if function is None or (key := _key(kind, frame)) in self.log.device_uses:
             return
         node = _expression(frame, "", function)
         if node is not None:

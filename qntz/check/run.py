@@ -61,7 +61,9 @@ class Runner:
         arguments = cloned(self.inputs[number]) if arguments is None else arguments
         kept = self.put_back() if keep else contextlib.nullcontext()
         silent = contextlib.redirect_stdout(io.StringIO())  # a model that prints would do so at each run
-        with self._watched(), seeded(seed, self.streams), kept, silent, warnings.catch_warnings():
+        # torch compiles the hooks of a module that it traces as one
+        watched = contextlib.nullcontext() if getattr(call, "as_module", False) else self._watched()
+        with watched, seeded(seed, self.streams), kept, silent, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the capture shows them; here each would come once a run
             try:
                 with torch.no_grad(), mode:

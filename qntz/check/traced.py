@@ -23,7 +23,7 @@ class Tracer:
     """
 
     def __init__(self, call: Callable[[torch.nn.Module, Sequence[Any]], Any], as_module: bool = False) -> None:
-        self._call, self._as_module = call, as_module
+        self._call, self.as_module = call, as_module
         self.function: Any = None
 
     def __call__(self, module: torch.nn.Module, arguments: Sequence[Any]) -> Any:
@@ -41,7 +41,7 @@ class Tracer:
         compiled = any(isinstance(part, torch.jit.ScriptModule) for part in module.modules())
         with without_gradients(module):
             # torch calls compiled modules only from the module that they are part of
-            traced = _Holding(module, flat) if compiled or self._as_module else flat
+            traced = _Holding(module, flat) if compiled or self.as_module else flat
             self.function = torch.jit.trace(traced, tuple(tensors_of(leaves)), check_trace=False)
         return outputs
 

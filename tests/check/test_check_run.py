@@ -122,3 +122,29 @@ def test_importing_the_rules_stays_light():
     code = "import sys, qntz.builtin.rules, qntz.builtin.rules_state as _; print({'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_what_cannot_be_a_constant_is_traced_as_part_of_a_module() -> None:
+    class Graph(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("adjacency", torch.eye(3).to_sparse())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sparse.mm(self.adjacency, x)
+
+    report = check_model(Graph().eval(), {"x": torch.rand(3, 2)}, [{"x": torch.rand(3, 4)}])
+    assert [finding.slug for finding in (*report.errors, *report.warnings)] == ["unsupported-onnx-op"]
+
+
+def test_what_torch_itself_asks_of_a_device_is_no_finding() -> None:
+    class Tagger(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = torch.nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.rnn(x)[0]
+
+    report = check_model(Tagger().eval(), {"x": torch.rand(2, 5, 3)}, [{"x": torch.rand(3, 7, 3)}])
+    assert (*report.errors, *report.warnings) == ()
