@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qntz.errors import CheckError, ConfigError, QntzError, UsageError, did_you_mean, one_line
 from qntz.guard import guarded
 
+if TYPE_CHECKING:
+    from qntz.plugins import Plugins
+    from qntz.records import Rule
+
 FORMATS = ("text", "json", "sarif", "github")
 GIB = 2**30
+LIMITS = {"seconds": "--seconds", "memory": "--memory-gib"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--route", choices=("trace", "script"), default="trace", help="how it is to be captured")
     check.add_argument("--opset", type=int, default=17, help="of the ONNX export (default: 17)")
     check.add_argument("--format", choices=FORMATS, default="text")
-    check.add_argument("--seconds", type=float, default=600.0, help="that the check may take")
-    check.add_argument("--memory-gib", type=float, default=8.0, help="that the model may take when it runs")
+    check.add_argument("--seconds", type=_positive, default=600.0, help="that the check may take")
+    check.add_argument("--memory-gib", type=_positive, default=8.0, help="that the model may take when it runs")
     check.set_defaults(run=_check)
     rule = commands.add_parser("rule", help="explain a rule, by its code or its slug")
     rule.add_argument("rule", help="QZ012, or captured-device")
@@ -50,7 +54,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> float:
+    if not float(text) > 0:
+        raise ValueError(text)
+    return float(text)
+
+
 def _check(options: argparse.Namespace) -> int:
+    from qntz.config import ExportConfig
+
     root = Path.cwd()
     sys.path.insert(0, str(root))
     configured = ":" not in options.target
@@ -58,6 +70,7 @@ def _check(options: argparse.Namespace) -> int:
         raise UsageError("--example and --probes belong to a target pkg/net.py:Net", where=options.target)
     if not configured and not options.example:
         raise UsageError("no example", where=options.target, do="Add --example pkg/net.py:EXAMPLE.")
+    ExportConfig(opset=options.opset)  # refuses what torch does not export to
     work = _of_conf(options, root) if configured else _of_python(options, root)
 
     def shown(loaded: Callable[[], None]) -> tuple[str, int]:
@@ -72,16 +85,20 @@ def _check(options: argparse.Namespace) -> int:
             return as_github(report, rules), len(report.errors)
         return render(report, rules, root).rstrip("\n"), len(report.errors)
 
-    text, errors = guarded(shown, seconds=options.seconds, memory=int(options.memory_gib * GIB))
+    text, errors = guarded(shown, seconds=options.seconds, memory=int(options.memory_gib * GIB), limits=LIMITS)
     if text:
         print(text)
     return 1 if errors else 0
 
 
-def _rules(root: Path) -> list[Any]:
+def _plugins(root: Path) -> Plugins:
     from qntz.plugins import load
 
-    return list(load(root, "check").records("qntz_rules").values())
+    return load(root, "check")
+
+
+def _rules(plugins: Plugins) -> list[Rule]:
+    return list(plugins.records("qntz_rules").values())
 
 
 def _of_conf(options: argparse.Namespace, root: Path) -> Callable[[Callable[[], None]], Any]:
@@ -99,8 +116,8 @@ def _of_conf(options: argparse.Namespace, root: Path) -> Callable[[Callable[[], 
     def work(loaded: Callable[[], None]) -> Any:
         from qntz.check import check_configured
 
-        rules = _rules(root)
-        return check_configured(config, root, rules, loaded), rules
+        plugins = _plugins(root)
+        return check_configured(config, root, plugins, loaded), _rules(plugins)
 
     return work
 
@@ -109,15 +126,17 @@ def _of_python(options: argparse.Namespace, root: Path) -> Callable[[Callable[[]
     def work(loaded: Callable[[], None]) -> Any:
         from qntz.check import check_model
 
-        rules = _rules(root)
+        plugins = _plugins(root)
         module = _module(_named(options.target, root), options.target)
         example = _inputs(_named(options.example, root), options.example)
-        given = _named(options.probes, root) if options.probes else []
-        probes = [_inputs(probe, options.probes) for probe in (given() if callable(given) else given)]
+        given = _made(_named(options.probes, root), options.probes) if options.probes else []
+        if not isinstance(given, (list, tuple)):
+            raise UsageError(f"is a {type(given).__name__}", where=options.probes, do="Give a list of inputs.")
+        probes = [_inputs(probe, options.probes) for probe in given]
         loaded()
-        report = check_model(
-            module, example, probes, source_root=root, rules=rules, route=options.route, opset=options.opset
-        )
+        rules, symbolics = _rules(plugins), plugins.provided("qntz_symbolics", opset=options.opset)
+        asked = {"route": options.route, "opset": options.opset}
+        report = check_model(module, example, probes, source_root=root, rules=rules, symbolics=symbolics, **asked)
         return report, rules
 
     return work
@@ -139,7 +158,7 @@ def _named(target: str, root: Path) -> Any:
         module_name = ".".join(inside.with_suffix("").parts)
     try:
         found = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's: it may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # the module is the user's: it may do anything while it is imported
         raise CheckError("cannot be imported", where=source, why=one_line(error, place=True)) from error
     if not hasattr(found, name):
         raise UsageError(f"no {name!r}", where=source, do=did_you_mean(name, [n for n in vars(found) if n[0] != "_"]))
@@ -154,20 +173,29 @@ def _module(found: Any, target: str) -> Any:
         return found
     if not callable(found):
         raise UsageError(f"is a {type(found).__name__}, no module", where=target)
-    try:
-        module = found()
-    except Exception as error:
-        raise CheckError("cannot be made", where=target, why=one_line(error, place=True)) from error
+    module = _made(found, target)
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"makes a {type(module).__name__}, no module", where=target)
     return module.eval() if isinstance(found, type) else module
+
+
+def _made(found: Any, target: str) -> Any:
+    """What a function of the user's returns; anything else as it is."""
+    import torch
+
+    if not callable(found) or isinstance(found, torch.Tensor):
+        return found
+    try:
+        return found()
+    except (Exception, SystemExit) as error:
+        raise CheckError("cannot be made", where=target, why=one_line(error, place=True)) from error
 
 
 def _inputs(found: Any, target: str) -> Any:
     """Inputs as `check_model` takes them: a mapping by name, or a tuple."""
     import torch
 
-    found = found() if callable(found) and not isinstance(found, torch.Tensor) else found
+    found = _made(found, target)
     if isinstance(found, torch.Tensor):
         return (found,)
     if not isinstance(found, (dict, tuple, list)):
@@ -176,7 +204,7 @@ def _inputs(found: Any, target: str) -> Any:
 
 
 def _rule(options: argparse.Namespace) -> int:
-    rules = _rules(Path.cwd())
+    rules = _rules(_plugins(Path.cwd()))
     wanted = options.rule.lower()
     found = next((rule for rule in rules if wanted in (rule.code.lower(), rule.slug)), None)
     if found is None:

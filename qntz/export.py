@@ -16,10 +16,11 @@ from typing import Any
 from qntz import ort
 from qntz.compare import Difference, require_parity
 from qntz.config import InputConfig
-from qntz.errors import ExportError, PluginError, RewriteError, did_you_mean, one_line
+from qntz.errors import ExportError, RewriteError, did_you_mean, one_line
 from qntz.graph import add_made_from, graphs_of, model_bytes, nodes_of, operators
 from qntz.graph_passes import apply_passes
 from qntz.records import Arrays, Provided
+from qntz.symbolics import registered
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def export(
         if name not in known:
             raise RewriteError(f"no symbolic or graph pass {name!r}", where="export", do=did_you_mean(name, known))
     order = in_order(script, list(inputs))
-    with _registered(symbolics, opset, forbid) as fired:
+    with registered(symbolics, opset, forbid) as fired:
         model = onnx.load_from_string(_exported(script, inputs, probes, golden, order, opset))
     if hasattr(script, WRAPPED):
         _unwrap(model, WRAPPED)
@@ -187,36 +188,6 @@ def dynamic_axes(
     return {name: named for name, named in axes.items() if named}
 
 
-@contextlib.contextmanager
-def _registered(symbolics: Sequence[Provided], opset: int, forbid: Sequence[str]) -> Iterator[dict[str, int]]:
-    """Registers the symbolics with torch for this export only; yields how often each was used."""
-    import torch
-
-    fired: dict[str, int] = {}
-
-    def counting(provided: Provided) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            fired[provided.record.name] += 1
-            try:
-                return provided.record.function(*args, **kwargs)
-            except Exception as error:
-                raise PluginError(
-                    f"symbolic {provided.record.name!r} fails", where=provided.provider, why=one_line(error)
-                ) from error
-
-        return call
-
-    for provided in symbolics:
-        if provided.record.name not in forbid:
-            fired[provided.record.name] = 0
-            torch.onnx.register_custom_op_symbolic(provided.record.name, counting(provided), opset)
-    try:
-        yield fired
-    finally:
-        for name in fired:
-            torch.onnx.unregister_custom_op_symbolic(name, opset)
-
-
 def _told(
     symbolics: Sequence[Provided], fired: Mapping[str, int], require: Sequence[str], forbid: Sequence[str]
 ) -> list[dict[str, Any]]:
@@ -231,6 +202,8 @@ def _told(
                 why="the captured model has no such operator",
                 do="Take it out of export.require.",
             )
+        if provided.is_builtin and not (count or name in forbid):
+            continue  # the reader asks what plugins did, and what was done
         reason = "" if count else ("forbidden" if name in forbid else "the captured model has no such operator")
         told.append({"name": name, "provider": provided.provider, "fired": count, "reason": reason})
     return told

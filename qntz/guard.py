@@ -10,32 +10,38 @@ import pickle
 import re
 import select
 import signal
+import struct
 import sys
 import sysconfig
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from qntz.errors import DEBUG, CheckError, QntzError, one_line
+from qntz.parent import end_with
 
 T = TypeVar("T")
 POLL = 0.05  # seconds between two looks at the child's memory
 GRACE = 2.0  # seconds that a child has to say where it hangs
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)')
-_DO = "Mend the model's forward, or raise check.{limit} where it needs that."
+LIMITS = {"seconds": "check.seconds", "memory": "check.memory_gib"}
+_HEAD = struct.Struct("=cQ")  # of what the child tells: what it is, and the bytes of it that follow
 
 
-def guarded(work: Callable[[Callable[[], None]], T], *, seconds: float, memory: int) -> T:
+def guarded(
+    work: Callable[[Callable[[], None]], T], *, seconds: float, memory: int, limits: Mapping[str, str] = LIMITS
+) -> T:
     """What `work` returns, run in a child of this process; it must be possible to pickle it.
 
-    Call it before torch has started threads: the child is a fork.
+    Call it before torch has started threads: the child is a fork. It has a session of its own, which ends with it.
 
     Args:
         work: called with a function that it calls when the model is loaded; the memory is counted from there.
         seconds: the child is ended after. memory: bytes that it may take beyond those that the loaded model does.
+        limits: what a user sets the two by.
 
     Raises:
         CheckError: the time or the memory was not enough, or the child ended without a word; with the Python line that
@@ -44,46 +50,67 @@ def guarded(work: Callable[[Callable[[], None]], T], *, seconds: float, memory: 
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
+    parent = os.getpid()
     with tempfile.TemporaryFile("w+b") as stack:
         child = os.fork()
         if child == 0:
-            os.close(reading)
-            _work(work, writing, stack)
+            try:
+                os.close(reading)
+                _work(work, writing, stack, parent)
+            finally:
+                os._exit(1)  # whatever happens: what stands above is the parent's, and so are the exit handlers
         os.close(writing)
         try:
             with os.fdopen(reading, "rb", buffering=0) as pipe:
-                return _result(_waited(child, pipe, stack, seconds, memory))
+                return _result(_waited(child, pipe, stack, seconds, memory, limits))
         finally:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(child, signal.SIGKILL)
+            for end in (os.killpg, os.kill):  # what it has started, and itself, where it had no time for a session
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    end(child, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, 0)
 
 
-def _work(work: Callable[[Callable[[], None]], Any], writing: int, stack: IO[bytes]) -> None:
+def _work(work: Callable[[Callable[[], None]], Any], writing: int, stack: IO[bytes], parent: int) -> None:
     """The child's whole life."""
+    os.setsid()
+    end_with(parent)
     faulthandler.register(signal.SIGUSR1, file=stack, all_threads=False, chain=False)
-    code = 0
-    with os.fdopen(writing, "wb", buffering=0) as pipe:
+    with os.fdopen(writing, "wb") as pipe:
+
+        def tell(kind: bytes, told: bytes = b"") -> None:
+            pipe.write(_HEAD.pack(kind, len(told)) + told)
+            pipe.flush()
+
         try:
-            told: Any = ("result", work(lambda: pipe.write(b"L") and None))
+            told: Any = ("result", work(lambda: tell(b"L")))
         except QntzError as error:
-            told = ("refused", type(error), error.as_dict())
+            known = next(kind for kind in type(error).__mro__ if kind.__module__ == QntzError.__module__)
+            told = ("refused", known, error.as_dict())  # a plugin's own class may be unknown to the parent
         except BaseException as error:
             if "--debug" in sys.argv:
                 traceback.print_exc()
             told = ("failed", one_line(error, place=True))
         try:
-            pipe.write(b"R" + pickle.dumps(told))
-        except Exception as error:
-            pipe.write(b"R" + pickle.dumps(("failed", one_line(error))))
+            result = pickle.dumps(told)
+        except Exception as error:  # whatever the objects raise that were to be pickled
+            result = pickle.dumps(("failed", one_line(error)))
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(code)  # no exit handlers: they are the parent's
+        tell(b"R", result)
+    os._exit(0)
 
 
-def _waited(child: int, pipe: IO[bytes], stack: IO[bytes], seconds: float, memory: int) -> bytes:
+def _waited(
+    child: int, pipe: IO[bytes], stack: IO[bytes], seconds: float, memory: int, limits: Mapping[str, str]
+) -> bytes:
     """What the child told of its work."""
-    end, base, told = time.monotonic() + seconds, None, b""
+    end, base, told = time.monotonic() + seconds, None, bytearray()
+
+    def ended(why: str, limit: str) -> CheckError:
+        do = f"Mend the model's forward, or raise {limits[limit]} where it needs that."
+        return CheckError("the check was ended", where=_place(child, stack), why=why, do=do)
+
     while True:
         ready, _, _ = select.select([pipe], [], [], POLL)
         if ready:
@@ -91,24 +118,24 @@ def _waited(child: int, pipe: IO[bytes], stack: IO[bytes], seconds: float, memor
             if not chunk:
                 break
             told += chunk
-            if base is None and told.startswith(b"L"):
-                base, told = _resident(child), told[1:]
+            while len(told) >= _HEAD.size:
+                kind, size = _HEAD.unpack_from(told)
+                if len(told) < _HEAD.size + size:
+                    break
+                if kind == b"R":
+                    return bytes(told[_HEAD.size : _HEAD.size + size])
+                base = _resident(child) if base is None else base
+                del told[: _HEAD.size + size]
         elif base is not None and _resident(child) - base > memory:
-            place = _place(child, stack)
-            why = f"the model takes more than {memory / 2**30:.3g} GiB when it runs"
-            raise CheckError("the check was ended", where=place, why=why, do=_DO.format(limit="memory_gib"))
+            raise ended(f"the model takes more than {memory / 2**30:.3g} GiB when it runs", "memory")
         if time.monotonic() > end:
-            place = _place(child, stack)
-            why = f"the model did not end within {seconds:g} s"
-            raise CheckError("the check was ended", where=place, why=why, do=_DO.format(limit="seconds"))
+            raise ended(f"the model did not end within {seconds:g} s", "seconds")
     _, status = os.waitpid(child, 0)
-    if not told.startswith(b"R"):
-        how = f"signal {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else ""
-        how = how or f"exit code {os.waitstatus_to_exitcode(status)}"
-        raise CheckError(
-            "the model ended the program", why=how, do="Take os._exit, or what crashes, out of the model's code."
-        )
-    return told[1:]
+    how = f"signal {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else ""
+    how = how or f"exit code {os.waitstatus_to_exitcode(status)}"
+    raise CheckError(
+        "the model ended the program", why=how, do="Take os._exit, or what crashes, out of the model's code."
+    )
 
 
 def _result(told: bytes) -> Any:
@@ -140,6 +167,7 @@ def _place(child: int, stack: IO[bytes]) -> str:
         stack.seek(0)
         text = stack.read().decode(errors="replace")
     frames = list(_FRAME.finditer(text))
-    installed = (sysconfig.get_paths()["stdlib"], str(Path(__file__).parent), "<")
+    frames = [frame for frame in frames if not frame["file"].startswith("<")]
+    installed = (f"{sysconfig.get_paths()['stdlib']}/", f"{Path(__file__).parent}/")
     users = [f for f in frames if "-packages/" not in f["file"] and not f["file"].startswith(installed)] or frames
     return f"{users[0]['file']}:{users[0]['line']} in {users[0]['function']}" if users else ""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,16 +148,8 @@ def in_order(module: torch.nn.Module, names: Sequence[str]) -> list[str]:
     Raises:
         ModelError: a name is no parameter of forward, or a parameter without default, or one between, has no input.
     """
-    if isinstance(module, torch.jit.ScriptModule):
-        arguments = module.forward.schema.arguments[1:]  # the first is the module itself
-        parameters = [argument.name for argument in arguments]
-        needed = [argument.name for argument in arguments if not argument.has_default_value()]
-    else:
-        signature = inspect.signature(module.forward).parameters
-        plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        parameters = [n for n, p in signature.items() if p.kind in plain]
-        needed = [n for n in parameters if signature[n].default is inspect.Parameter.empty]
-    expected = parameters[: len(names)]
+    parameters = forward_parameters(module)
+    expected, needed = list(parameters)[: len(names)], [name for name, has in parameters.items() if not has]
     if set(expected) != set(names) or not set(needed) <= set(names):
         raise ModelError(
             f"inputs {', '.join(names)} do not fit forward({', '.join(parameters)})",
@@ -166,9 +159,31 @@ def in_order(module: torch.nn.Module, names: Sequence[str]) -> list[str]:
     return expected
 
 
+def forward_parameters(module: torch.nn.Module) -> dict[str, bool]:
+    """The names of forward's positional parameters, in order, and whether they have a default."""
+    if isinstance(module, torch.jit.ScriptModule):
+        arguments = module.forward.schema.arguments[1:]  # the first is the module itself
+        return {argument.name: argument.has_default_value() for argument in arguments}
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    signature = inspect.signature(module.forward).parameters
+    return {n: p.default is not inspect.Parameter.empty for n, p in signature.items() if p.kind in plain}
+
+
 def tensors(inputs: Arrays, order: Sequence[str]) -> tuple[torch.Tensor, ...]:
     """Copies of the arrays as tensors, in order, so that a model that writes on its inputs spoils nothing."""
     return tuple(torch.from_numpy(inputs[name].copy()) for name in order)
+
+
+@contextlib.contextmanager
+def traceable() -> Iterator[None]:
+    """Keeps torch.nn's attention and transformer layers from the fused kernels that they take in evaluation mode
+    without gradients (`_native_multi_head_attention`), which no exporter translates."""
+    kept = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(kept)
 
 
 def named_outputs(outputs: Any) -> dict[str, torch.Tensor]:

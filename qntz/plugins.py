@@ -207,6 +207,9 @@ def _ordered(found: Sequence[Provided], hook: str) -> list[Provided]:
         name = getattr(provided.record, "name", None)
         if not isinstance(name, str):
             raise PluginError(f"{hook} gives {provided.record!r}, which has no name", where=provided.provider)
+        if name in by_name and hook == "qntz_symbolics" and (by_name[name].is_builtin or provided.is_builtin):
+            by_name[name] = provided if by_name[name].is_builtin else by_name[name]
+            continue  # a project's own goes before what qntz ships
         if name in by_name:
             raise PluginError(
                 f"{name!r} is provided twice for {hook}",

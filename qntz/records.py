@@ -258,3 +258,8 @@ class Provided:
 
     record: Any
     provider: str
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether qntz ships it."""
+        return self.provider.startswith("builtin/")

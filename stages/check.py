@@ -20,7 +20,7 @@ def check(job: Job, loaded: Callable[[], None]) -> None:
     from qntz.errors import CheckError
 
     rules = list(job.plugins.records("qntz_rules").values())
-    report = check_configured(job.config, job.root, rules, loaded)
+    report = check_configured(job.config, job.root, job.plugins, loaded)
     if report.findings:
         print(render(report, rules, job.root))
     # the findings of a failed check are what its reader needs; only verdict.json lets the pipeline go on

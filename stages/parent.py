@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -10,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
+from qntz.parent import end_with
 
 
 def die_with_parent() -> None:
@@ -18,9 +17,9 @@ def die_with_parent() -> None:
 
     A process whose `dvc` is gone already, in the moments before this call, ends at once.
     """
+    end_with()
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if "DVC_STAGE" not in os.environ:
         return  # started by hand
     ancestors = _ancestors()

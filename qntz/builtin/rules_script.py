@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qntz.check.resolve import Function
 
 ROUTES = ("script",)
-_KNOWN = ("builtins", "math", "cmath", "typing", "warnings", "functools", "abc")
+_KNOWN = ("builtins", "math", "cmath", "typing", "warnings", "abc")
 COMPILER = "torch.jit.script"
 
 
@@ -171,11 +171,20 @@ def _is_value(value: Any) -> bool:
 
 
 def _unannotated(subject: Subject, function: Function) -> Iterator[tuple[Any, str]]:
-    arguments = function.node.args
-    for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
-        given = function.given.get(argument.arg)
-        if argument.arg in function.untyped and not _has_type_comment(function):
-            yield argument, f"parameter {argument.arg!r} is given a {given} and has no annotation"
+    from qntz.check.kinds import Kinds
+
+    a = function.node.args
+    for argument in (*a.posonlyargs, *a.args, *a.kwonlyargs):
+        if argument.annotation is not None or _has_type_comment(function):
+            continue
+        if argument.arg in function.untyped:
+            yield (
+                argument,
+                f"parameter {argument.arg!r} is given a {function.given[argument.arg]} and has no annotation",
+            )
+        elif argument.arg in function.optional:
+            yield argument, f"parameter {argument.arg!r} may be None and has no annotation"
+    yield from Kinds(subject.index, function).empty
 
 
 def _has_type_comment(function: Function) -> bool:
@@ -184,51 +193,10 @@ def _has_type_comment(function: Function) -> bool:
 
 
 def _changing(subject: Subject, function: Function) -> Iterator[tuple[Any, str]]:
-    """A name that holds a literal, and in a branch or loop after it what a module or a function of torch gives: some of
-    that compiles, to a union that later operators take otherwise."""
-    if isinstance(function.node, ast.Lambda):
-        return
-    literals: dict[str, str] = {}
-    calls = {call.node: call.target for call in subject.index.calls(function)}
-    for statement in function.node.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            kind = _literal(statement.value)
-            name = statement.targets[0].id
-            literals.pop(name, None)
-            if kind:
-                literals[name] = kind
-        elif isinstance(statement, (ast.If, ast.For, ast.While)):
-            for inner in ast.walk(statement):
-                if isinstance(inner, ast.Assign) and isinstance(inner.targets[0], ast.Name):
-                    name = inner.targets[0].id
-                    if name in literals and _gives_tensor(inner.value, calls):
-                        yield inner, f"{name} is a {literals[name]} before, and a tensor here"
+    """Some of these compile, to a union that later operators take otherwise."""
+    from qntz.check.kinds import Kinds
 
-
-def _literal(node: ast.expr) -> str:
-    """The type of a literal that is no None, or of one size of a shape; "" for anything else."""
-    if isinstance(node, ast.Constant):
-        return "" if node.value is None else type(node.value).__name__
-    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "shape":
-        return "int"
-    return {ast.Tuple: "tuple", ast.List: "list", ast.Dict: "dict"}.get(type(node), "")
-
-
-def _gives_tensor(node: ast.expr, calls: dict[ast.Call, Any]) -> bool:
-    """Whether an expression calls a module or a function of torch, or a method of what such a call gives."""
-    import torch
-
-    from qntz.check.resolve import root_of
-
-    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
-        if isinstance(node, ast.Call):
-            target = calls.get(node)
-            if isinstance(target, torch.nn.Module) or (target is not None and root_of(target) == "torch"):
-                return True
-            node = node.func
-        else:
-            node = node.value
-    return False
+    yield from Kinds(subject.index, function).changes
 
 
 def _helpers(subject: Subject, function: Function) -> Iterator[tuple[Any, str]]:
@@ -254,7 +222,7 @@ def _why_not(subject: Subject, target: Any) -> str:
     import torch
 
     from qntz.check.flow import FOREIGN
-    from qntz.check.resolve import UNKNOWN, dotted, root_of
+    from qntz.check.resolve import UNKNOWN, bound_to, dotted, root_of
     from qntz.check.resolve import Function as Reached
 
     if target is UNKNOWN or isinstance(target, Reached):
@@ -266,30 +234,45 @@ def _why_not(subject: Subject, target: Any) -> str:
         return f"{dotted(target)} is a class that TorchScript does not know"
     if isinstance(target, functools.partial):
         return "a functools.partial is called, which TorchScript cannot compile"
-    if hasattr(target, "cache_info"):
+    if isinstance(target, functools._lru_cache_wrapper):
         return f"{dotted(target)} is cached by functools, which TorchScript cannot compile"
     called = inspect.getattr_static(type(target), "__call__", None)
     if isinstance(called, types.FunctionType) and not isinstance(target, (torch.nn.Module, types.FunctionType, type)):
         return f"{type(target).__qualname__} is a plain Python object, which TorchScript does not know"
-    owner = getattr(target, "__self__", None)
-    plain = getattr(target, "__func__", target)
+    owner = bound_to(target)
+    plain = target.__func__ if isinstance(target, types.MethodType) else target
     if not isinstance(plain, types.FunctionType):
         return ""
     if subject.index.sources.file(plain.__code__.co_filename, str(plain.__module__)) is None:
         return f"{plain.__name__} has no source that TorchScript could compile"
     if not subject.index.targets(target):
-        return ""
+        return _of_torch(plain) if root == "torch" else ""
     if hasattr(plain, "_torchscript_modifier"):
         return ""
     if plain.__name__ == "<lambda>":
         return "a lambda is called, which TorchScript cannot compile"
     if hasattr(plain, "__wrapped__") or plain.__code__.co_freevars not in ((), ("__class__",)):
         return f"{plain.__name__} is decorated or a closure: TorchScript leaves the decorator out, or refuses it"
+    if isinstance(owner, type) and not issubclass(owner, torch.autograd.Function):
+        return f"{plain.__qualname__} is a classmethod, which TorchScript does not know"
     if isinstance(target, types.MethodType) and not isinstance(owner, (torch.nn.Module, type)):
         return f"{plain.__qualname__} belongs to a plain Python object, which TorchScript does not know"
+    if inspect.isgeneratorfunction(plain):
+        return f"{plain.__name__} is a generator, which TorchScript cannot compile"
     if plain.__code__.co_flags & 0x0C:
         return f"{plain.__name__} takes *args or **kwargs, which TorchScript cannot compile"
     return ""
+
+
+def _of_torch(function: types.FunctionType) -> str:
+    """Why a function of torch that is written in Python does not compile; "" where it does, or may."""
+    import torch
+    from torch.jit._builtins import _find_builtin
+
+    known = _find_builtin(function) is not None or function in torch._jit_internal.boolean_dispatched
+    if known or hasattr(function, "_torchscript_modifier") or not function.__code__.co_flags & 0x0C:
+        return ""
+    return f"{function.__module__}.{function.__name__} takes *args or **kwargs, which TorchScript cannot compile"
 
 
 def _unsupported(subject: Subject, function: Function) -> Iterator[tuple[Any, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from qntz.builtin._weigh import LIVE, RUN, SOURCE
 from qntz.hookspecs import hookimpl
 from qntz.records import Finding, Rule, Severity
 
@@ -70,23 +71,39 @@ def training_mode(subject: Subject) -> Iterator[Finding]:
     import torch
 
     modules = dict(subject.module.named_modules())
-    active = [path for path in subject.observations.ran if modules[path].training and _differs(modules[path])]
+    ran = [path for path in subject.observations.ran if path in modules]
+    active = [path for path in ran if getattr(modules[path], "training", False) and _differs(modules[path])]
     for path, held in subject.index.hidden():
         if not isinstance(held, torch.Tensor) and any(part.training and _differs(part) for part in held.modules()):
             message = f"{path} holds a module in training mode where eval() does not reach it"
             place = subject.index.place_of_member(path)
-            yield subject.finding("training-mode", "error", place, message, "live object")
-    if not active:
-        return
-    whole = subject.module.training
+            yield subject.finding("training-mode", "error", place, message, LIVE)
+    for seen in subject.observations.trained:
+        message = f"{seen.operator} is told to do as in training, in evaluation mode"
+        yield subject.finding("training-mode", "error", seen.place, message, RUN, seen.chain)
+    whole = getattr(subject.module, "training", False)
     places: dict[Place, list[str]] = {}
     for path in active:
         places.setdefault(subject.index.place_of_member("" if whole else path), []).append(path)
+        if not whole and (cause := subject.index.place_of_training(path)) is not None:
+            yield subject.finding("training-mode", "note", cause, f"{path} is put in training mode here", SOURCE)
+    for seen in subject.observations.awake:
+        if seen.module in active and not whole:
+            message = f"{seen.module} runs here, in training mode"
+            yield subject.finding("training-mode", "note", seen.place, message, RUN, seen.chain)
     for place, paths in places.items():
         names = ", ".join(path or "the model" for path in paths[:3])
         more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
         message = f"{names}{more} ran in training mode" + ("; so is the whole model" if whole else "")
-        yield subject.finding("training-mode", "error", place, message, "observed run")
+        yield subject.finding("training-mode", "error", place, message, RUN)
+    draws = [draw for draw in subject.observations.training_draws if draw.module not in active]
+    for draw in draws:
+        message = f"{draw.operator} draws random numbers in training mode, which {draw.module or 'the model'} is in"
+        yield subject.finding("training-mode", "error", draw.place, message, RUN, draw.chain)
+    if subject.observations.mode_matters and not (active or draws):
+        place = subject.index.place_of_forward()
+        message = "the model, or a part of it, is in training mode; in evaluation mode it gives other outputs"
+        yield subject.finding("training-mode", "error", place, message, RUN)
 
 
 def _differs(module: torch.nn.Module) -> bool:
@@ -116,7 +133,7 @@ def randomness(subject: Subject) -> Iterator[Finding]:
     effect = "another seed gives other outputs" if matters else "the outputs were the same under another seed"
     for draw in seen.draws:
         message = f"{draw.operator} draws random numbers; {effect}"
-        yield subject.finding("randomness", severity, draw.place, message, "observed run", draw.chain)
+        yield subject.finding("randomness", severity, draw.place, message, RUN, draw.chain)
     for call in calls:
         stream = "random" if call.root == "random" else "numpy.random"
         own_state = matters and not seen.draws and not seen.streams  # a generator that no seed reaches
@@ -137,11 +154,11 @@ def float64(subject: Subject) -> Iterator[Finding]:
             places.setdefault(subject.index.place_of_member(name), []).append(name)
     for place, names in places.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        yield subject.finding("float64", "warning", place, f"{', '.join(names[:3])}{more} in float64", "live object")
+        yield subject.finding("float64", "warning", place, f"{', '.join(names[:3])}{more} in float64", LIVE)
     for double in subject.observations.doubles:
         severity: Severity = "warning" if double.what == "tensor" else "note"
         message = f"{double.operator} makes a float64 {double.what} of other types"
-        yield subject.finding("float64", severity, double.place, message, "observed run", double.chain)
+        yield subject.finding("float64", severity, double.place, message, RUN, double.chain)
 
 
 def inplace_on_input(subject: Subject) -> Iterator[Finding]:
@@ -152,8 +169,8 @@ def inplace_on_input(subject: Subject) -> Iterator[Finding]:
         effect = "it differs after the run" if changed else "its values were the same afterwards"
         message = f"{write.operator} writes into the input {write.what!r}; {effect}"
         severity: Severity = "warning" if changed else "note"
-        yield subject.finding("inplace-on-input", severity, write.place, message, "observed run", write.chain)
+        yield subject.finding("inplace-on-input", severity, write.place, message, RUN, write.chain)
     for name in sorted(set(seen.changed) - {write.what for write in seen.writes}):
         place = subject.index.place_of_member("")
         message = f"the input {name!r} differs after the run; the write was not seen"
-        yield subject.finding("inplace-on-input", "warning", place, message, "observed run")
+        yield subject.finding("inplace-on-input", "warning", place, message, RUN)

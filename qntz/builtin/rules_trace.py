@@ -13,10 +13,10 @@ from qntz.records import Finding, Rule, Severity
 if TYPE_CHECKING:
     from qntz.check import DeviceUse, Leak, StateChange, Subject, Test
     from qntz.check.places import Place
+    from qntz.check.resolve import Function
 
 ROUTES = ("trace", "dynamo")
 DECIDING = ("__bool__", "is_nonzero", "__contains__", "equal", "allclose")
-COUNTING = ("unbind", "split", "chunk", "tensor_split", "split_with_sizes")
 
 
 @hookimpl
@@ -80,17 +80,20 @@ def qntz_rules() -> Iterable[Rule]:
 
 def control_flow(subject: Subject, of: str) -> Iterator[Finding]:
     """Tests, loops and choices that leaks of this kind decide, and truth values taken of tensors anywhere else."""
+    from qntz.check.subject import COUNTING
+
     slug = f"{of}-dependent-control-flow"
     known: set[Leak] = set()
     for test in subject.tests:
-        if leaks := [leak for leak in test.leaks if leak.of == of and leak.varied]:
+        if leaks := [leak for leak in test.leaks if leak.decides == of and leak.varied]:
             known.update(test.own)
             severity, consequence = _weighed(subject, leaks)
             what = "values" if of == "data" else "sizes"
+            what = "sizes, which values decide" if leaks[0].by_values else what
             message = f"{_said(test)} depends on a tensor's {what} ({origins(leaks)}); {consequence}"
             yield subject.finding(slug, severity, test.place, message, f"{RUN} and {SOURCE}", test.chain)
     for leak in subject.observations.leaks:
-        if leak.of == of and leak.varied and leak.kind in (*DECIDING, *COUNTING) and leak not in known:
+        if leak.decides == of and leak.varied and leak.kind in (*DECIDING, *COUNTING) and leak not in known:
             severity, consequence = _weighed(subject, [leak])
             what = f"takes a truth value of {'a tensor' if of == 'data' else 'a size'}"
             if leak.kind in COUNTING:
@@ -100,14 +103,16 @@ def control_flow(subject: Subject, of: str) -> Iterator[Finding]:
 
 
 def captured_constant(subject: Subject) -> Iterator[Finding]:
-    """Numbers and lists that Python gets from tensors and their sizes, and decides nothing by; state that a run
-    changes; and a trace that is wrong although no line was found to be."""
+    """Numbers and lists that Python gets from tensors and their sizes, and decides nothing by; where they go back into
+    torch; and state that a run changes."""
     from qntz.check.flow import FOREIGN
+    from qntz.check.subject import COUNTING
 
     slug = "captured-constant"
     decided = {leak for test in subject.tests for leak in test.own}
     told = {leak for call in subject.foreign for leak in call.leaks}
     elsewhere = ("numpy", "__array__", "__dlpack__", "data_ptr", *DECIDING, *COUNTING)
+    given: set[Leak] = set()
     for leak in subject.observations.leaks:
         if leak.kind in elsewhere or leak in decided or not leak.varied:
             continue
@@ -115,9 +120,27 @@ def captured_constant(subject: Subject) -> Iterator[Finding]:
             continue  # by the rules on functions outside torch
         severity, consequence = _weighed(subject, [leak])
         message = f"{_given(leak)}; {consequence}"
+        given.add(leak)
         yield subject.finding(slug, severity, leak.place, message, RUN, leak.chain)
-
+    yield from _reentries(subject, given)
     yield from _state(subject)
+
+
+def _reentries(subject: Subject, given: set[Leak]) -> Iterator[Finding]:
+    """Where values that left torch go back into it on another line than they left on."""
+    told = {(call.place.path, call.place.line) for call in subject.foreign if call.leaks}
+    seen = (*subject.observations.leaks, *subject.observations.arrays)
+    told |= {(one.place.path, one.place.line) for one in seen}
+    for reentry in subject.reentries:
+        if (reentry.place.path, reentry.place.line) in told:
+            continue  # what stands there is found already
+        leaks = [leak for leak in reentry.leaks if reentry.kind == "call" or leak not in given]
+        if leaks:
+            severity, consequence = _weighed(subject, leaks)
+            what = "a tensor is made of" if reentry.kind == "call" else "a tensor is indexed with"
+            message = f"{what} Python values that came from tensors ({origins(leaks)}); {consequence}"
+            evidence = f"{RUN} and {SOURCE}"
+            yield subject.finding("captured-constant", severity, reentry.place, message, evidence, reentry.chain)
 
 
 def _state(subject: Subject) -> Iterator[Finding]:
@@ -140,16 +163,78 @@ def _state(subject: Subject) -> Iterator[Finding]:
 
 
 def captured_device(subject: Subject) -> Iterator[Finding]:
-    """Tensors placed on a device that is a constant of the code, and decisions by a tensor's device."""
+    """Tensors placed on a device that is a constant of the code, or on that of another tensor, which a trace makes
+    one; and decisions by a tensor's device."""
     for use in subject.observations.device_uses:
+        severity: Severity = "warning"
         if use.kind == "places":
             found = _constant_device(use)
             message = f"a tensor is placed on {found}, which stays so wherever the model goes"
+            if not found and (found := _taken_device(use)):
+                severity, message = "note", f"a trace keeps the device that {found} had where it was recorded"
         else:
             found = _decision(use)
             message = f"{found} is decided by a tensor's device"
         if found:
-            yield subject.finding("captured-device", "warning", use.place, message, RUN, use.chain)
+            yield subject.finding("captured-device", severity, use.place, message, RUN, use.chain)
+    for function in subject.index.functions.values():
+        for node in _device_contexts(function):
+            place = function.file.place_of(node, function.name)
+            message = f"tensors are made under `{ast.unparse(node)}`, a constant of the code"
+            severity = "warning" if function.ran else "note"
+            yield subject.finding("captured-device", severity, place, message, SOURCE, function.chain)
+
+
+def _device_contexts(function: Function) -> Iterator[ast.expr]:
+    """`with torch.device("cpu")`, and torch.set_default_device."""
+    import torch
+
+    from qntz.check.resolve import body_nodes, resolve
+
+    for node in body_nodes(function.node):
+        if isinstance(node, (ast.With, ast.AsyncWith)):
+            calls = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
+            yield from (call for call in calls if resolve(call.func, function) is torch.device)
+        elif isinstance(node, ast.Call) and resolve(node.func, function) is torch.set_default_device:
+            yield node
+
+
+def _given_devices(use: DeviceUse) -> list[ast.expr]:
+    """The expressions that say on which device a call places its result."""
+    import torch
+
+    from qntz.check.resolve import resolve
+
+    if not isinstance(use.node, ast.Call):
+        return []
+    method = use.node.func.attr if isinstance(use.node.func, ast.Attribute) else ""
+    pending = [keyword.value for keyword in use.node.keywords if keyword.arg == "device"]
+    pending += use.node.args[:1] if method == "to" else []
+    given = []
+    while pending:
+        expression = pending.pop(0)
+        if isinstance(expression, ast.IfExp):
+            pending += [expression.body, expression.orelse]
+        elif isinstance(expression, ast.BoolOp):
+            pending += expression.values
+        elif isinstance(expression, ast.Call) and resolve(expression.func, use.function) is torch.device:
+            given.append(next(iter(expression.args), expression))
+        else:
+            given.append(expression)
+    return given
+
+
+def _taken_device(use: DeviceUse) -> str:
+    """What the device is taken from, in the user's own code, where it is no constant; "" where it is none at all."""
+    from qntz.check.places import owner_of
+
+    if owner_of(use.function.file.filename) != "user":
+        return ""
+    for expression in _given_devices(use):
+        text = ast.unparse(expression)
+        if isinstance(expression, ast.Attribute) or use.function.given.get(text) == "device":
+            return text
+    return ""
 
 
 def _constant_device(use: DeviceUse) -> str:
@@ -163,20 +248,17 @@ def _constant_device(use: DeviceUse) -> str:
     method = use.node.func.attr if isinstance(use.node.func, ast.Attribute) else ""
     if method in ("cpu", "cuda") and not use.node.args:
         return f"the {method} by .{method}()"
-    given = [keyword.value for keyword in use.node.keywords if keyword.arg == "device"]
-    given += use.node.args[:1] if method == "to" else []
     if method == "type" and any("Tensor" in ast.unparse(argument) for argument in use.node.args):
         return f"the device of {ast.unparse(use.node.args[0])}"
     for keyword in use.node.keywords:  # **options
         options = resolve(keyword.value, use.function) if keyword.arg is None else None
         if isinstance(options, dict) and isinstance(options.get("device"), (str, torch.device)):
             return f"the constant device of {ast.unparse(keyword.value)}"
-    for expression in given:
-        if isinstance(expression, ast.Call) and resolve(expression.func, use.function) is torch.device:
-            expression = next(iter(expression.args), expression)
+    for expression in _given_devices(use):
         value = expression.value if isinstance(expression, ast.Constant) else resolve(expression, use.function)
         if isinstance(expression, ast.Name):
             value = use.function.defaults.get(expression.id, value)
+            value = expression.id if use.function.given.get(expression.id) == "str" else value
         if isinstance(value, (str, torch.device)):
             return f"the constant device {ast.unparse(expression)}"
     return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,16 @@ import torch
 from qntz.check.model import check_model
 from qntz.check.report import CheckReport
 from qntz.model import in_order, load_model
+from qntz.plugins import Plugins
 from qntz.probes import probes_for
-from qntz.records import Rule
 
 
-def check_configured(config: Any, root: Path, rules: Sequence[Rule], loaded: Callable[[], None]) -> CheckReport:
+def check_configured(config: Any, root: Path, plugins: Plugins, loaded: Callable[[], None]) -> CheckReport:
     """Loads the model that the section `model` describes and checks it for the route that it is to be captured by.
 
     Args:
-        config: the sections model, check, torchscript.method and export.opset. root: the project's. loaded: called
+        config: the sections model, check, torchscript.method and export.opset. root: the project's. plugins: give the
+            rules, and the symbolics that the export has. loaded: called
             when the model is loaded, before it runs.
 
     Raises:
@@ -37,7 +38,8 @@ def check_configured(config: Any, root: Path, rules: Sequence[Rule], loaded: Cal
         further,
         dims=model.dims,
         source_root=root,
-        rules=rules,
+        rules=list(plugins.records("qntz_rules").values()),
+        symbolics=plugins.provided("qntz_symbolics", opset=config.export.opset),
         severity=config.check.severity,
         route=config.torchscript.method,
         opset=config.export.opset,

@@ -17,11 +17,12 @@ class Effects:
     """The effects of the leaks that a model's runs showed, measured by further runs, each once.
 
     Args:
-        probes: the number of probes that were given; the runs after them only stand in for some.
+        probes: the number of probes that were given; the runs after them only stand in for some. repeats: whether
+        the same input gave the same outputs a second time.
     """
 
-    def __init__(self, runner: Runner, trace: Trace | None, probes: int) -> None:
-        self.runner, self.trace, self.probes = runner, trace, probes
+    def __init__(self, runner: Runner, trace: Trace | None, probes: int, repeats: bool = True) -> None:
+        self.runner, self.trace, self.probes, self.repeats = runner, trace, probes, repeats
         self._effects: dict[tuple[Any, ...], Effect] = {}
         self._repeated: dict[int, bool] = {}
 
@@ -34,8 +35,10 @@ class Effects:
         return self._effects[leak.key]
 
     def seed_matters(self) -> bool:
-        """Whether the outputs on the example differ under another seed of every global generator."""
-        return bool(self.runner.outputs) and not same(self.runner.outputs[0], self.runner.plain(0, seed=1))
+        """Whether the outputs on the example differ under another seed of every global generator, or a second time."""
+        return not self.repeats or (
+            bool(self.runner.outputs) and not same(self.runner.outputs[0], self.runner.plain(0, seed=1))
+        )
 
     def _measure_all(self) -> None:
         """The effects of the leaks that vary: each alone, and where none of them alone explains the wrong trace, those
@@ -86,6 +89,8 @@ class Effects:
 
     def _alternatives(self, leak: Leak) -> list[int]:
         """The runs on which a frozen value may show: those that leaked it too, and where sizes leak those of others."""
+        if leak.by_values:
+            return [*range(len(self.runner.outputs))]
         if leak.of == "data":
             return (
                 [run for run in leak.runs if run < len(self.runner.outputs)]

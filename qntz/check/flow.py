@@ -9,6 +9,7 @@ in has come back, and is followed no further.
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ import torch
 from qntz.check.index import SourceIndex, forward_of
 from qntz.check.places import ARRAY_LIBRARIES, Place
 from qntz.check.resolve import UNKNOWN, Function, dotted, root_of
-from qntz.check.subject import Leak, Test
+from qntz.check.source import deeper
+from qntz.check.subject import COUNTING, Leak, Test
 
 RANDOM_MODULES = frozenset(["random", "secrets"])
 _NEUTRAL = """
@@ -33,8 +35,18 @@ that never was a tensor. Those left out pass on what they are given, or show it.
 FOREIGN = ARRAY_LIBRARIES | NUMBER_MODULES | RANDOM_MODULES
 
 _STATIC = frozenset(["shape", "ndim", "dtype", "itemsize", "nbytes"])  # attributes of an array that are no data
+_MAKERS = """
+    tensor as_tensor asarray from_numpy from_dlpack frombuffer scalar_tensor full full_like zeros ones empty rand
+    randn arange linspace logspace eye Tensor FloatTensor LongTensor new_tensor new_full new_zeros new_ones
+    new_empty fill_
+"""
+_MAKES = frozenset(_MAKERS.split())
+"""The functions of torch and methods of tensors that make a tensor of Python values."""
 _DEPTH = 12
 
+_LOOPS = (functools.reduce, map, filter, sum, all, any)
+"""Calls that go over as many elements as they are given."""
+_TryStar = getattr(ast, "TryStar", ast.Try)  # from Python 3.11
 Marks = frozenset[Leak]
 Seeds = Mapping[tuple[str, int, int], Mapping[ast.AST, Marks]]
 _NONE: Marks = frozenset()
@@ -52,19 +64,48 @@ class ForeignCall:
     ran: bool
 
 
-def flows(index: SourceIndex, seeds: Seeds) -> tuple[tuple[ForeignCall, ...], tuple[Test, ...]]:
-    """Where the leaks at `seeds` flow, in the order of the reached functions.
+@dataclass(frozen=True)
+class Reentry:
+    """A place where leaked data goes back into torch: a call that makes a tensor of it ("call"), or an index
+    ("index")."""
 
-    Returns:
-        Every call in the reached source whose target comes from an array library, or from a module of the standard
-        library that computes with numbers or draws random ones, with the leaks of data that feed it; and every place
-        where leaks decide what Python does next.
+    kind: str
+    place: Place
+    chain: tuple[str, ...]
+    leaks: tuple[Leak, ...]
+
+
+@dataclass(frozen=True)
+class Flows:
+    """Where leaks flow, each in the order of the reached functions.
+
+    Attributes:
+        foreign: every call in the reached source whose target comes from an array library, or from a module of the
+        standard library that computes with numbers or draws random ones, with the leaks of data that feed it.
+        tests: every place where leaks decide what Python does next. reentries: where leaked data goes back into torch.
     """
+
+    foreign: tuple[ForeignCall, ...]
+    tests: tuple[Test, ...]
+    reentries: tuple[Reentry, ...]
+
+
+def flows(index: SourceIndex, seeds: Seeds) -> Flows:
+    """Where the leaks at `seeds` flow."""
     flow = _Flow(index, seeds)
     if seeds:
-        for function in list(index.functions.values()):
-            flow.run(function, {})
-    return tuple(_foreign_calls(index, flow)), tuple(_tests(index, flow))
+        with deeper():
+            for function in list(index.functions.values()):
+                flow.run(function, {})
+    return Flows(tuple(_foreign_calls(index, flow)), tuple(_tests(index, flow)), tuple(_reentries(flow)))
+
+
+def _reentries(flow: _Flow) -> Iterator[Reentry]:
+    for node, (function, marks) in flow.back.items():
+        place = function.file.place_of(node, function.name)
+        yield Reentry(
+            "call" if isinstance(node, ast.Call) else "index", place, (*function.chain, str(place)), _sorted(marks)
+        )
 
 
 def _tests(index: SourceIndex, flow: _Flow) -> Iterator[Test]:
@@ -91,13 +132,15 @@ def _foreign_calls(index: SourceIndex, flow: _Flow) -> Iterator[ForeignCall]:
 
 class _Flow:
     """Follows marks through functions; `fed` collects the marks that reach each call's arguments, `tests` those that
-    reach an expression which decides the control flow, with its kind and its function."""
+    reach an expression which decides the control flow, with its kind and its function, `back` those that go back into
+    torch."""
 
     def __init__(self, index: SourceIndex, seeds: Seeds) -> None:
         self.index = index
         self.seeds = seeds
         self.fed: dict[ast.AST, Marks] = {}
         self.tests: dict[ast.expr, tuple[str, Function, Marks]] = {}
+        self.back: dict[ast.expr, tuple[Function, Marks]] = {}
         self._results: dict[tuple[object, ...], Marks] = {}
         self._depth = 0
 
@@ -156,12 +199,18 @@ class _Body:
                 if item.optional_vars is not None:
                     self._bind(item.optional_vars, marks)
             self.block(node.body)
-        elif isinstance(node, ast.Try):
+        elif isinstance(node, (ast.Try, _TryStar)):
             self.block(node.body)
             self._branches([], *(handler.body for handler in node.handlers), node.orelse)
             self.block(node.finalbody)
         elif isinstance(node, ast.Match):
-            self._test("match", node.subject)
+            marks = self._test("match", node.subject)
+            for case in node.cases:
+                for pattern in ast.walk(case.pattern):
+                    if isinstance(pattern, (ast.MatchAs, ast.MatchStar)) and pattern.name:
+                        self.marks[pattern.name] = marks
+                if case.guard is not None:
+                    self._test("if", case.guard)
             self._branches([], *(case.body for case in node.cases))
         else:
             self._children(node)
@@ -221,15 +270,29 @@ class _Body:
                 self._test("and/or", operand)
         if isinstance(node, ast.Lambda):
             return seeds
+        if isinstance(node, ast.Subscript):
+            held, position = self.value(node.value), self.value(node.slice)
+            if not held:
+                self._goes_back(node, position)
+            return seeds | held | position
         return seeds | self._children(node)
+
+    def _goes_back(self, node: ast.expr, marks: Marks) -> None:
+        data = frozenset(leak for leak in marks if leak.of == "data")
+        if data:
+            known = self.flow.back.get(node)
+            self.flow.back[node] = (self.function, data | (known[1] if known is not None else _NONE))
 
     def _test(self, kind: str, node: ast.expr) -> Marks:
         """The marks of an expression that decides what runs next."""
         marks = self.value(node)
+        self._decides(kind, node, marks)
+        return marks
+
+    def _decides(self, kind: str, node: ast.expr, marks: Marks) -> None:
         if marks:
             known = self.flow.tests.get(node)
             self.flow.tests[node] = (kind, self.function, marks | (known[2] if known is not None else _NONE))
-        return marks
 
     def _children(self, node: ast.AST) -> Marks:
         marks = _NONE
@@ -245,10 +308,16 @@ class _Body:
         named = {keyword.arg: self.value(keyword.value) for keyword in node.keywords}
         fed = frozenset().union(*positional, *named.values())
         root = "" if target is UNKNOWN or isinstance(target, Function) else root_of(target)
+        if any(target is loop for loop in _LOOPS):
+            counted = frozenset(leak for leak in fed if leak.kind in COUNTING)
+            self._decides("call", node, counted)
         if root in FOREIGN:
             own = self.seeds.get(node, _NONE)
             self.flow.fed[node] = self.flow.fed.get(node, _NONE) | fed | own
             return fed | own
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if (root == "torch" and str(getattr(target, "__name__", "")) in _MAKES) or method in _MAKES:
+            self._goes_back(node, fed)
         if root == "torch" or target is len:
             return _NONE
         own_code = self._own_code(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
 import types
 from collections import deque
@@ -127,7 +128,9 @@ class SourceIndex:
         the assignment in the class of the model's own that holds it, else that class, else the model's class."""
         parts = path.split(".") if path else []
         for depth in range(len(parts) - 1, -1, -1):
-            owner: Any = self.module.get_submodule(".".join(parts[:depth]))
+            owner = self._part(parts[:depth])
+            if owner is None:
+                continue  # a run made it, and it is gone again; or a name with a dot
             for kind in type(owner).__mro__:
                 node, file = self._class(kind)
                 if node is not None:
@@ -141,6 +144,23 @@ class SourceIndex:
         own = (self.class_place(type(part)) for part in self.module.modules())
         return next((place for place in own if place is not None), None) or Place(self._path_of(type(self.module)), 0)
 
+    def place_of_training(self, path: str) -> Place | None:
+        """Where a submodule is put in training mode: `self.part.train()` in the class that holds it."""
+        *holder, name = path.split(".")
+        owner = self._part(holder)
+        for kind in type(owner).__mro__ if owner is not None else ():
+            node, file = self._class(kind)
+            for call in ast.walk(node) if node is not None else ():
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == f"self.{name}.train":
+                    return file.place_of(call, kind.__qualname__)
+        return None
+
+    def _part(self, names: Sequence[str]) -> torch.nn.Module | None:
+        part: Any = self.module
+        for name in names:
+            part = part._modules.get(name) if isinstance(part, torch.nn.Module) else None
+        return part
+
     def place_of_forward(self) -> Place:
         """Where the model's own forward is defined, else its class."""
         functions = [target for function, _ in forward_of(self.module) for target in self.targets(function)]
@@ -151,7 +171,7 @@ class SourceIndex:
 
     def place_at(self, shown: str) -> Place | None:
         """The place that a text names as `str(Place)` does; None for any other text."""
-        before, _, function = shown.partition(" in ")
+        before, _, function = shown.rpartition(" in ")
         path, _, line = before.rpartition(":")
         file = self.sources.by_path(path) if line.isdigit() else None
         return file.place(int(line), None, function) if file is not None else None
@@ -167,6 +187,17 @@ class SourceIndex:
                         place = function.file.place_of(target, function.name)
                         return place, (*function.chain, str(place))
         return None
+
+    def iterated(self) -> Iterator[tuple[str, Place, tuple[str, ...]]]:
+        """Where reached source takes the next item of a live iterator, whose state no one else can read; with its
+        expression."""
+        for function in self.functions.values():
+            for call in self.calls(function):
+                if call.target is next and call.node.args:
+                    held = resolve(call.node.args[0], function)
+                    if held is not UNKNOWN and isinstance(held, Iterator):
+                        place = function.file.place_of(call.node, function.name)
+                        yield ast.unparse(call.node.args[0]), place, (*function.chain, str(place))
 
     def _is_written(self, target: ast.expr, function: Function, what: str, owner: Any, name: str, value: Any) -> bool:
         if isinstance(target, ast.Name):
@@ -224,8 +255,12 @@ def forward_of(module: torch.nn.Module) -> Iterable[tuple[types.FunctionType, An
     """The Python functions that a module's forward consists of, outermost first, with their receivers."""
     if isinstance(module, torch.jit.ScriptModule):
         return []  # compiled: its source is no Python function
-    own = vars(module).get("forward")
-    return python_functions(own if own is not None else types.MethodType(type(module).forward, module))
+    own = vars(module).get("forward") or inspect.getattr_static(type(module), "forward", None)
+    if isinstance(own, (staticmethod, classmethod)):
+        own = own.__func__
+    if isinstance(own, property):
+        own = own.fget
+    return python_functions(types.MethodType(own, module) if isinstance(own, types.FunctionType) else own)
 
 
 def _member(owner: Any, name: str) -> Any:

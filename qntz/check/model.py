@@ -19,7 +19,7 @@ from qntz.check.scripted import refusals
 from qntz.check.source import Sources
 from qntz.check.subject import Inputs, Subject
 from qntz.errors import ConfigError, PluginError, QntzError, did_you_mean, one_line
-from qntz.records import Finding, Rule, Severity
+from qntz.records import Finding, Provided, Rule, Severity
 
 if TYPE_CHECKING:
     from qntz.config import DimConfig
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 UNEXPLAINED, UNUSED = "unexplained-ignore", "unused-ignore"
 
 
+@torch.inference_mode(False)  # its tensors would not tell who writes into them
 def check_model(
     module: torch.nn.Module,
     example_inputs: Inputs,
@@ -38,11 +39,13 @@ def check_model(
     severity: Mapping[str, str] | None = None,
     route: str = "trace",
     opset: int = 17,
+    symbolics: Sequence[Provided] | None = None,
 ) -> CheckReport:
     """Runs the model on its inputs, reads what its forward reaches, and applies the rules.
 
     The model is run once an input, in the mode that it is in and without gradients, and again for each leaked value
-    whose effect a rule asks for. Inputs are cloned; buffers, training flags and random generators are put back.
+    whose effect a rule asks for, under another seed, and while traces are recorded. Inputs are cloned; what `State`
+    keeps and the random generators are put back.
 
     Args:
         module: the live model. example_inputs: tensors by input name, in the order of forward's arguments, or a tuple.
@@ -51,15 +54,17 @@ def check_model(
         that qntz ships, installed plugins provide, and `source_root` holds in plugins/.
         severity: another severity for a rule's findings, by its slug; "off" drops them.
         route: how the model is to be captured, "trace" or "script"; what only another route stumbles over is a note.
-        opset: of the ONNX export.
+        opset: of the ONNX export. symbolics: translations to it, gathered from the hook `qntz_symbolics` as the rules.
 
     Raises:
         ModelError: the model does not run on an input, and no error-level finding tells why.
         ConfigError: `severity` names no rule. PluginError: a rule failed.
     """
     severity = dict(severity or {})
-    if rules is None:
-        rules = list(plugins.load(source_root or Path.cwd()).records("qntz_rules").values())
+    if rules is None or symbolics is None:
+        installed = plugins.load(source_root or Path.cwd(), "check")
+        rules = list(installed.records("qntz_rules").values()) if rules is None else rules
+        symbolics = installed.provided("qntz_symbolics", opset=opset) if symbolics is None else symbolics
     for slug in severity:
         if slug not in (known := {rule.slug for rule in rules}):
             raise ConfigError(f"unknown rule {slug!r}", where=f"check.severity.{slug}", do=did_you_mean(slug, known))
@@ -70,8 +75,8 @@ def check_model(
         refused, compiled = refusals(module, index, everything=route == "script")
         script = observer.scripted(compiled) if route == "script" and compiled is not None else None
         observations = dataclasses.replace(observations, refusals=refused, script=script)
-    foreign, tests = flows(index, observer.log.marks())
-    effects = observer.effects
+    flow = flows(index, observer.log.marks())
+    effects = observer.effects()
     subject = Subject(
         module=module,
         example=example_inputs,
@@ -79,12 +84,13 @@ def check_model(
         dims=dict(dims or {}),
         observations=observations,
         index=index,
-        foreign=foreign,
-        tests=tests,
+        foreign=flow.foreign,
+        tests=flow.tests,
+        reentries=flow.reentries,
         route=route,
         effect=effects.of,
         seed_matters=effects.seed_matters,
-        exported=functools.cache(lambda: observer.exported(opset)),
+        exported=functools.cache(lambda: observer.exported(opset, symbolics)),
     )
     findings = _not_ignored(_explained(subject, _found(subject, rules)), index, severity)
     unique = {(f.path, f.line, f.column, f.slug, f.message): f for f in findings}
@@ -118,7 +124,7 @@ def _explained(subject: Subject, found: list[Finding]) -> list[Finding]:
         place = subject.index.place_at(trace.refused.where) or place
         message = f"torch cannot trace the model: {trace.refused.why}"
     elif trace.wrong:
-        runs = ", ".join(_shown(run, subject) for run in trace.wrong[:3])
+        runs = ", ".join(dict.fromkeys(_shown(run, subject) for run in trace.wrong[:3]))
         what = "a trace of the example" if subject.route == "trace" else "the scripted model"
         message = f"{what} gives other outputs than the model on {runs}; no line was found to be why"
     else:

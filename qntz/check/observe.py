@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,10 +18,11 @@ from qntz.check.operators import Exported, exported
 from qntz.check.record import Log
 from qntz.check.resolve import UNKNOWN
 from qntz.check.run import Runner, cloned, invoke, named, positional, same
-from qntz.check.state import Holding, buffers_kept, seeded
-from qntz.check.subject import Inputs, Observations, StateChange, Trace
-from qntz.check.traced import Tracer, tensors_of, without_gradients
+from qntz.check.state import GENERATORS, Holding, buffers_kept, seeded
+from qntz.check.subject import Inputs, Observations, Seen, StateChange, Trace
+from qntz.check.traced import Tracer, is_traced_as_module, tensors_of, without_gradients
 from qntz.errors import ModelError
+from qntz.records import Provided
 
 TRACE_TOLERANCE = 1e-4  # as a capture is held to: a trace may run other kernels
 
@@ -29,8 +31,9 @@ class Observer(Runner):
     """Runs a model in every way that the rules ask about, and keeps what the runs showed.
 
     Attributes:
-        probes: the number of probes that were given. trace, tracer: of the trace on the example. effects: of the leaks,
-        once the model was observed.
+        probes: the number of probes that were given. changed: the inputs that a run wrote into. held: the state that a
+        run changed. repeats: whether the same input gave the same again. training_draws, mode_matters: what goes away
+        in evaluation mode. trace, tracer: of the trace on the example.
     """
 
     def __init__(self, module: torch.nn.Module, inputs: Sequence[Inputs], index: SourceIndex) -> None:
@@ -41,10 +44,12 @@ class Observer(Runner):
         self.tracer: Tracer | None = None
         self.held: dict[Holding, None] = {}
         self.repeats = True
+        self.training_draws: dict[tuple[Any, ...], Seen] = {}
+        self.mode_matters = False
 
-    @property
     def effects(self) -> Effects:
-        return Effects(self, self.trace, self.probes)
+        """Of the leaks, once the model was observed; what was measured is kept by it."""
+        return Effects(self, self.trace, self.probes, self.repeats)
 
     def observe(self) -> Observations:
         """Runs the example and the probes; a run that fails ends it, with what was seen until then."""
@@ -64,8 +69,8 @@ class Observer(Runner):
             self._vary()
             matters = self._order_matters()
             self.trace = self._traced()
-        if failure is None and any(part.training for part in self.module.modules()):
-            self._draws_in_evaluation()
+        if failure is None and any(getattr(part, "training", False) for part in self.module.modules()):
+            self._in_evaluation()
         log = self.log
         return Observations(
             ran=tuple(self.ran),
@@ -77,6 +82,10 @@ class Observer(Runner):
             changed=tuple(self.changed),
             arrays=tuple(log.arrays.values()),
             draws=tuple(log.draws.values()),
+            trained=tuple(log.trained.values()),
+            awake=tuple(log.awake.values()),
+            training_draws=tuple(self.training_draws.values()),
+            mode_matters=self.mode_matters,
             streams=tuple(sorted(self.streams)),
             state=self._state_changes(matters) if failure is None else (),
             trace=self.trace,
@@ -85,11 +94,11 @@ class Observer(Runner):
 
     def _recorded(self, number: int) -> list[Any]:
         arguments = cloned(self.inputs[number])
-        before = named(self.inputs[number])
-        recorder = self.recorder(number, named(arguments))
+        before, given = named(self.inputs[number]), named(arguments)
+        recorder = self.recorder(number, given)
         outputs = self.run(number, recorder, seed=0, arguments=arguments, keep=False)
         self.held.update(dict.fromkeys(self.state.changed()))
-        for name, tensor in named(arguments).items():
+        for name, tensor in given.items():
             if not same([before[name]], [tensor]):
                 self.changed[name] = None
         return outputs
@@ -112,7 +121,10 @@ class Observer(Runner):
             return torch.cat([value, value.flip(0), value]) if isinstance(value, torch.Tensor) else value
 
         for change in (varied, more) if len(first) == 1 and None not in first else (varied,):
-            self.inputs.append(pytree.tree_map(change, self.inputs[0]))
+            try:
+                self.inputs.append(pytree.tree_map(change, self.inputs[0]))
+            except RuntimeError:  # sparse, nested and quantized tensors know neither
+                continue
             try:
                 self.outputs.append(self.plain(len(self.inputs) - 1))
             except ModelError:
@@ -131,9 +143,14 @@ class Observer(Runner):
         for holding in self.held:
             if holding.what == "buffer" and type(holding.owner).__module__.startswith("torch."):
                 continue  # statistics of batch norm
+            if isinstance(self.state.value(holding), GENERATORS):
+                continue  # told as the draws that they are
             writer = self.index.writer_of(holding.what, holding.owner, holding.name, self.state.value(holding))
             place, chain = writer or (self.index.place_of_member(holding.shown if holding.is_member else ""), ())
             found.append(StateChange(holding.what, holding.shown, place, chain, matters))
+        if matters:
+            known = {change.place for change in found}
+            found += [StateChange("iterator", *use, matters) for use in self.index.iterated() if use[1] not in known]
         if matters and not found and not self.log.draws:
             place = self.index.place_of_member("")
             found.append(StateChange("hidden", type(self.module).__name__, place, (), matters))
@@ -144,7 +161,8 @@ class Observer(Runner):
         if isinstance(self.module, torch.jit.ScriptModule):
             return Trace()  # captured already
         refused = None
-        for as_module in (False, True):  # a module may hold what cannot be a constant: quantized or sparse weights
+        forms = (True,) if is_traced_as_module(self.module) else (False, True)
+        for as_module in forms:  # a module may hold what cannot be a constant: quantized or sparse weights
             tracer = self.tracer = Tracer(invoke, as_module)
             try:
                 with self.put_back():
@@ -165,21 +183,24 @@ class Observer(Runner):
         constant of the model."""
         leaks = {key: leak for key, leak in self.log.leaks.items() if leak.of == "shape"}
         sizes = self.other_sizes() if leaks else []
-        others = [run for run in wrong if run in sizes][:REPLAYS] or sizes[:1]
+        by_values = any(leak.by_values for leak in leaks.values())
+        others = [run for run in wrong if by_values or run in sizes][:REPLAYS] or sizes[:1]
         for run in others:
             with contextlib.suppress(ModelError):  # it ran without a trace; the trace on the example counts
                 self.run(run, self.recorder(run, {}), seed=0, call=Tracer(invoke))
         for key in leaks:
             values = self.log.values.get(key, {})
             told = [values.get(run) for run in (0, *others)]
-            self.log.leaks[key] = dataclasses.replace(self.log.leaks[key], varied=any(v != told[0] for v in told))
+            leak = self.log.leaks[key]
+            varied = leak.by_values or any(value != told[0] for value in told)
+            self.log.leaks[key] = dataclasses.replace(leak, varied=varied)
 
     def _agrees(self, replay: Callable[[Sequence[Any]], list[torch.Tensor]], run: int) -> bool:
         arguments = positional(cloned(self.inputs[run]))
         with seeded(0, set()), buffers_kept(self.module), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                got = replay(arguments)
+                got = cloned(replay(arguments))  # before the buffers among them are put back
             except RuntimeError:  # what TorchScript raises for anything: sizes that no longer fit
                 return False
         plain = [[leaf for leaf in self.outputs[n] if not isinstance(leaf, torch.Tensor)] for n in (0, run)]
@@ -190,38 +211,43 @@ class Observer(Runner):
         wrong = tuple(run for run in range(len(self.inputs)) if not self._agrees(_flat(compiled), run))
         return Trace(wrong=wrong, tried=len(self.inputs))
 
-    def exported(self, opset: int) -> Exported:
+    def exported(self, opset: int, symbolics: Sequence[Provided]) -> Exported:
         """What the exporter makes of the trace on the example; nothing where there is none."""
         if self.tracer is None or self.tracer.function is None:
             return Exported()
         arguments = tensors_of(positional(cloned(self.inputs[0])))
         with without_gradients(self.module), seeded(0, set()), self.put_back():
             function, thorough = self.tracer.function, bool(self.log.draws)
-            return exported(function, lambda: self._retraced(arguments), arguments, opset, self.index, thorough)
+            again = functools.partial(self._retraced, arguments)
+            return exported(function, again, arguments, opset, self.index, thorough, symbolics)
 
     def _retraced(self, arguments: Sequence[torch.Tensor]) -> torch.jit.ScriptModule:
         tracer = Tracer(invoke, as_module=True)
         tracer(self.module, positional(cloned(self.inputs[0])))
         return tracer.function
 
-    def _draws_in_evaluation(self) -> None:
-        """Runs the example again in evaluation mode: a draw that is left does not come from the training mode."""
-        training = [part for part in self.module.modules() if part.training]
+    def _in_evaluation(self) -> None:
+        """Runs the example again in evaluation mode: a draw that is gone, and another output, come from training."""
+        training = [part for part in self.module.modules() if getattr(part, "training", False)]
         log = Log(self.index, self.log.devices)
         arguments = cloned(self.inputs[0])
         try:
             for part in training:
                 part.training = False
-            self.run(0, self.recorder(0, named(arguments), log=log), 0, arguments)
+            outputs = self.run(0, self.recorder(0, named(arguments), log=log), 0, arguments)
+        except ModelError:  # it runs in training mode alone; the draws are those of that mode
+            self.training_draws, self.log.draws, self.mode_matters = self.log.draws, {}, True
+            return
         finally:
             for part in training:
                 part.training = True
+        self.training_draws = {key: draw for key, draw in self.log.draws.items() if key not in log.draws}
+        self.mode_matters = not same(self.outputs[0], outputs)
         self.log.draws = log.draws
 
     def _add_forwards(self) -> None:
-        modules = dict(self.module.named_modules())
         for path in self.ran:
-            for function, receiver in forward_of(modules[path]):
+            for function, receiver in forward_of(self.parts[path]) if path in self.parts else ():
                 namespace = function.__globals__
                 if self.index.is_own(function.__code__.co_filename, str(namespace.get("__name__", ""))):
                     for target in self.index.targets(function):

@@ -25,6 +25,8 @@ import torch
 from qntz.check.index import SourceIndex
 from qntz.check.places import Place, owner_of
 from qntz.errors import one_line
+from qntz.records import Provided
+from qntz.symbolics import registered
 
 _STEP = re.compile(r"^(?P<file>.+)\((?P<line>\d+)\): (?P<function>\S+)$")
 
@@ -40,6 +42,7 @@ _NAMES = """
 EVERYDAY = frozenset(f"aten::{name}" for name in _NAMES.split())
 
 
+_OF_TRUTHS = ("aten::__and__", "aten::__or__", "aten::bitwise_not")  # of integers they are rare
 _GONE = frozenset(["aten::lift_fresh", "aten::lift_fresh_copy", "aten::__or__", "aten::__xor__"])
 """Listed as untranslated although the exporter rewrites them before it translates."""
 _TYPES = ("Byte", "Char", "Short", "Double", "ComplexFloat", "ComplexDouble")
@@ -73,14 +76,27 @@ def exported(
     opset: int,
     index: SourceIndex,
     thorough: bool,
+    symbolics: Sequence[Provided] = (),
 ) -> Exported:
     """Asks torch's TorchScript exporter for a traced function's graph at an opset.
 
     Args:
         function: as torch.jit.trace gives it. retraced: traces it again as a module, whose weights are no constants
         that the exporter could compute with. arguments: the tensors that it was traced with. thorough: asks for the
-        whole graph whatever it consists of.
+        whole graph whatever it consists of. symbolics: translations that plugins provide.
     """
+    with registered(symbolics, opset):
+        return _exported(function, retraced, arguments, opset, index, thorough)
+
+
+def _exported(
+    function: Any,
+    retraced: Callable[[], torch.jit.ScriptModule],
+    arguments: Sequence[Any],
+    opset: int,
+    index: SourceIndex,
+    thorough: bool,
+) -> Exported:
     nodes = list(_nodes(function.inlined_graph))
     missing = _untranslated(function, arguments, opset)
     rare = [node for node in nodes if _is_rare(node)]
@@ -88,10 +104,12 @@ def exported(
         return Exported()
     unusual = tuple(_operators(rare, {node.kind() for node in rare}, "", index))
     buffer = io.BytesIO()
+    with _quiet():
+        module = retraced()
     try:
         with _quiet(), torch.no_grad():
             torch.onnx.export(
-                retraced(),
+                module,
                 tuple(arguments),
                 buffer,
                 dynamo=False,
@@ -158,6 +176,8 @@ def _is_rare(node: Any) -> bool:
     if node.kind() not in EVERYDAY or ".out(" in (node.schema() if node.schema() != "(no schema)" else ""):
         return True
     types = [value.type() for value in node.outputs()]
+    if node.kind() in _OF_TRUTHS:
+        return any(isinstance(kind, torch.TensorType) and kind.scalarType() != "Bool" for kind in types)
     return any(isinstance(kind, torch.TensorType) and kind.scalarType() in _TYPES for kind in types)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,8 @@ from torch.overrides import TorchFunctionMode
 from qntz.check.index import SourceIndex
 from qntz.check.places import Place, module_name_of, owner_of, position_of, shown_path
 from qntz.check.resolve import UNKNOWN, Function, attribute, dotted, root_of
-from qntz.check.subject import DeviceUse, Leak, Seen
+from qntz.check.subject import COUNTING, DeviceUse, Leak, Seen
+from qntz.check.traced import sized_by_values
 
 T = torch.Tensor
 LEAKS = {
@@ -33,18 +35,18 @@ LEAKS = {
     )
 } | {torch.equal: "equal", torch.allclose: "allclose", torch.is_nonzero: "is_nonzero"}
 """The calls that give a value to Python or to C code outside torch, by the function itself."""
-COUNTED = {
-    getattr(owner, name): name
-    for owner in (T, torch)
-    for name in ("unbind", "split", "chunk", "tensor_split", "split_with_sizes")
-    if hasattr(owner, name)
-}
-"""The calls that give Python as many tensors as a size says: a trace keeps their number."""
+COUNTED = {getattr(owner, name): name for owner in (T, torch) for name in COUNTING if hasattr(owner, name)}
 _DEVICE_READS = (T.device, T.is_cuda, T.is_cpu, T.is_meta) if hasattr(T, "is_cpu") else (T.device, T.is_cuda)
 _MOVES = (T.to, T.cpu, T.cuda)
 _PLACES = (*_MOVES, T.type)
 _CONVERTS = (T.to, T.type_as, T.type, T.double)
-REPLAYED = frozenset((*LEAKS.values(), *COUNTED.values())) - {"__dlpack__", "data_ptr"}
+_F = torch.nn.functional
+_TRAINS = (
+    *(_F.batch_norm, _F.dropout, _F.dropout1d, _F.dropout2d, _F.dropout3d, _F.alpha_dropout, _F.rrelu),
+    _F.scaled_dot_product_attention,
+)
+"""The functions that do something else where their parameter `training`, or `dropout_p`, says so."""
+REPLAYED = frozenset((*LEAKS.values(), *COUNTING)) - {"__dlpack__", "data_ptr"}
 
 
 @dataclass
@@ -68,6 +70,8 @@ class Log:
     draws: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
     arrays: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
     functions: dict[CodeType, Function | None] = field(default_factory=dict)
+    trained: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
+    awake: dict[tuple[Any, ...], Seen] = field(default_factory=dict)
     returned: set[tuple[Any, ...]] = field(default_factory=set)
     device_uses: dict[tuple[Any, ...], DeviceUse] = field(default_factory=dict)
 
@@ -88,7 +92,8 @@ class Recorder(TorchFunctionMode):
 
     Args:
         inputs: the tensors that the model is called with, by name. modules: the paths of the modules whose forward is
-        running, innermost last. sentinel: the code whose frame ends the stack that belongs to the model.
+        running, innermost last. sentinel: the code whose frame ends the stack that belongs to the model. parts: the
+        modules by their path.
         frozen: results to give back instead of a leak's own, by the leak's key; nothing is recorded then.
     """
 
@@ -99,10 +104,12 @@ class Recorder(TorchFunctionMode):
         inputs: Mapping[str, torch.Tensor],
         modules: Sequence[str],
         sentinel: CodeType,
+        parts: Mapping[str, torch.nn.Module],
         frozen: Mapping[tuple[Any, ...], Sequence[Any]] | None = None,
     ) -> None:
         super().__init__()
         self.log, self.run, self.inputs, self.modules, self.sentinel = log, run, inputs, modules, sentinel
+        self.parts = parts
         self.frozen = {key: iter(values) for key, values in frozen.items()} if frozen is not None else None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -116,7 +123,7 @@ class Recorder(TorchFunctionMode):
         frames = self._frames()
         if tracing:
             result = func(*args, **kwargs)
-            self._leak(kind, frames, result, "shape")
+            self._leak(kind, frames, result, "shape", sized_by_values(args[0]))
             return result
         self._reached(frames)
         if getattr(func, "__name__", "") == "__get__":  # a property: reads, and changes nothing
@@ -140,10 +147,25 @@ class Recorder(TorchFunctionMode):
         for name, tensor in self.inputs.items():
             if tensor._version != versions[name]:
                 self._seen(self.log.writes, name, frames, func)
+        if func in _TRAINS and self._asks_for_training(func, args, kwargs):
+            self._seen(self.log.trained, "trained", frames, func)
         if not torch.equal(generator, torch.get_rng_state()) or kwargs.get("generator") is not None:
             self._seen(self.log.draws, "random", frames, func)
         self._results(func, frames, args, kwargs, result)
         return result
+
+    def entered(self, module: str) -> None:
+        """Notes where a module is called that is in training mode."""
+        self._seen(self.log.awake, "training", self._frames(), type(self.parts[module]))
+
+    def _asks_for_training(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Whether a function is told to do as in training by a module that is in evaluation mode."""
+        part = self.parts.get(self.modules[-1]) if self.modules else None
+        if func is _F.scaled_dot_product_attention:  # compiled: it has no signature
+            return not getattr(part, "training", True) and bool((args[4:5] or (kwargs.get("dropout_p"),))[0])
+        given = inspect.signature(func).bind(*args, **kwargs)
+        given.apply_defaults()
+        return not getattr(part, "training", True) and bool(given.arguments.get("training"))
 
     def _replay(self, func: Any, args: Any, kwargs: Any, kind: str | None) -> Any:
         if kind is not None and self.frozen:
@@ -151,7 +173,7 @@ class Recorder(TorchFunctionMode):
             values = self.frozen.get(_key(kind, frame)) if frame is not None else None
             value = next(values, UNKNOWN) if values is not None else UNKNOWN
             if value is not UNKNOWN:
-                return func(*args, **kwargs)[:value] if kind in COUNTED.values() else _copied(value)
+                return func(*args, **kwargs)[:value] if kind in COUNTING else _copied(value)
         return func(*args, **kwargs)
 
     def _frames(self) -> list[FrameType]:
@@ -199,7 +221,9 @@ class Recorder(TorchFunctionMode):
             return file.place(frame.f_lineno, None, function)
         return file.place(position[0], position[1], function)
 
-    def _leak(self, kind: str, frames: Sequence[FrameType], result: Any, of: Literal["data", "shape"]) -> None:
+    def _leak(
+        self, kind: str, frames: Sequence[FrameType], result: Any, of: Literal["data", "shape"], by_values: bool = False
+    ) -> None:
         frame = _leaking(frames)
         if frame is None:
             return  # torch's own code asked; the model's did not
@@ -217,14 +241,14 @@ class Recorder(TorchFunctionMode):
             chain = tuple(str(place) for place in self._chain(frames))
             module = self.modules[-1] if self.modules else ""
             self.log.leaks[key] = Leak(
-                kind, self._place(user), chain, module, callee, root, key, (self.run,), of, of == "data"
+                kind, self._place(user), chain, module, callee, root, key, (self.run,), of, of == "data", by_values
             )
             if node is not None and function is not None:
                 self.log.seeds.setdefault(function.key, {}).setdefault(node, []).append(key)
         elif self.run not in known.runs:
             self.log.leaks[key] = dataclasses.replace(known, runs=(*known.runs, self.run))
         if kind in REPLAYED:
-            told = len(result) if kind in COUNTED.values() else _copied(result)
+            told = len(result) if kind in COUNTING else _copied(result)
             self.log.values.setdefault(key, {}).setdefault(self.run, []).append(told)
 
     def _function(self, frame: FrameType) -> Function | None:

@@ -49,8 +49,10 @@ def _head(finding: Finding, rule: Rule | None) -> str:
 
 
 def _frame(report: CheckReport, finding: Finding, source_root: Path | None) -> list[str]:
+    if finding.line < 1:
+        return []
     source = report.sources.get(finding.path) or _read(finding.path, source_root)
-    if not 0 < finding.line <= len(source):
+    if finding.line > len(source):
         return []
     first, last = max(1, finding.line - CONTEXT), min(len(source), finding.line + CONTEXT)
     width = len(str(last))
@@ -66,4 +68,4 @@ def _frame(report: CheckReport, finding: Finding, source_root: Path | None) -> l
 
 def _read(path: str, source_root: Path | None) -> Sequence[str]:
     file = source_root / path if source_root is not None else None
-    return file.read_text(encoding="utf-8").split("\n") if file is not None and file.is_file() else ()
+    return file.read_text(encoding="utf-8", errors="replace").split("\n") if file is not None and file.is_file() else ()

@@ -72,6 +72,15 @@ class Function:
         return tuple(name for name in bare if self.given.get(name, "NoneType") != "NoneType")
 
     @functools.cached_property
+    def optional(self) -> tuple[str, ...]:
+        """The parameters whose default is None."""
+        a = self.node.args
+        positional = [*a.posonlyargs, *a.args]
+        pairs = [*zip(positional[len(positional) - len(a.defaults) :], a.defaults, strict=True)]
+        pairs += [(arg, value) for arg, value in zip(a.kwonlyargs, a.kw_defaults, strict=True) if value is not None]
+        return tuple(arg.arg for arg, value in pairs if isinstance(value, ast.Constant) and value.value is None)
+
+    @functools.cached_property
     def defaults(self) -> dict[str, Any]:
         """The constants that parameters have as defaults, None left out."""
         a = self.node.args
@@ -230,7 +239,18 @@ def _bound(found: Any, owner: Any) -> Any:
 
 def vars_of(owner: Any) -> Mapping[str, Any]:
     """An object's own attributes; none where it has no `__dict__`."""
-    return getattr(owner, "__dict__", {})
+    try:
+        return object.__getattribute__(owner, "__dict__")  # type: ignore[no-any-return]
+    except (AttributeError, TypeError):
+        return {}
+
+
+_BOUND = (types.MethodType, types.BuiltinFunctionType, type([].__len__))
+
+
+def bound_to(target: Any) -> Any:
+    """What a method is bound to; None for anything else, whose attributes are its class's own business."""
+    return target.__self__ if isinstance(target, _BOUND) else None
 
 
 def python_functions(target: Any) -> list[tuple[types.FunctionType, Any]]:
@@ -243,7 +263,7 @@ def python_functions(target: Any) -> list[tuple[types.FunctionType, Any]]:
         target, receiver = target.function, target.owner
     if isinstance(target, types.MethodType):
         target, receiver = target.__func__, target.__self__
-    owner = getattr(target, "__self__", None)
+    owner = bound_to(target)
     if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
         target, receiver = attribute(owner, "forward"), UNKNOWN
     if isinstance(target, type):
@@ -269,7 +289,7 @@ def root_of(target: Any) -> str:
         return root_of(target.__func__)
     module = getattr(target, "__module__", None)
     if not isinstance(module, str):
-        owner = getattr(target, "__self__", None)
+        owner = bound_to(target)
         if isinstance(owner, types.ModuleType):  # a function of a compiled module
             return root_of(owner)
         holder = getattr(target, "__objclass__", None) or type(target if owner is None else owner)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import io
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from qntz.check.index import SourceIndex
@@ -21,30 +25,42 @@ from qntz.check.subject import Inputs
 from qntz.check.traced import tensors_of
 from qntz.compare import relative_error
 from qntz.errors import ModelError, one_line
+from qntz.model import forward_parameters, in_order
 
 TOLERANCE = 1e-5  # of the largest magnitude; both runs use the same kernels, so anything above it is a real difference
-_NUMERIC = (torch.Tensor, np.ndarray, np.generic, int, float)
+_NUMERIC = (torch.Tensor, np.ndarray, np.generic, int, float, complex)
 
 
 class Runner:
-    """Runs a model on its inputs. Buffers, Python state, training flags and random generators are put back.
+    """Runs a model on its inputs. What `State` keeps and the random generators are put back.
 
     Attributes:
         inputs: the example first, then the probes; each a mapping by input name in the order of forward's arguments,
         or a sequence. outputs: flat, of the runs that count, one for each. log: what recorded runs showed. ran: paths
-        of the modules whose forward ran. streams: the generators of Python and NumPy that were drawn from.
+        of the modules whose forward ran. streams: the generators of Python and NumPy that were drawn from. parts:
+        the modules by their path, before any run.
     """
 
     def __init__(self, module: torch.nn.Module, inputs: Sequence[Inputs], index: SourceIndex) -> None:
         self.module, self.index = module, index
-        self.inputs = list(inputs)
+        self.inputs = [plain(one, module) for one in inputs]
         tensors = [*module.parameters(), *module.buffers(), *named(self.inputs[0]).values()]
-        self.log = Log(index, frozenset(str(tensor.device) for tensor in tensors))
+        if any(tensor.is_nested for tensor in named(self.inputs[0]).values()):
+            raise ModelError("nested tensors are no inputs of a capture", do="Give padded tensors and a mask.")
+        if lazy := [name for name, value in module.named_parameters() if is_lazy(value)]:
+            raise ModelError(
+                "the model is not complete",
+                where=lazy[0],
+                why="the parameter has no shape before the first run",
+                do="Run the model once before it is checked.",
+            )
+        self.log = Log(index, frozenset(str(tensor.device) for tensor in tensors) or frozenset(["cpu"]))
         self.outputs: list[list[Any]] = []
         self.ran: dict[str, None] = {}
         self.streams: set[str] = set()
         self.state = State(module, index)
         self._modules: list[str] = []
+        self.parts = dict(module.named_modules())
 
     def plain(self, number: int, seed: int = 0, keep: bool = True) -> list[Any]:
         return self.run(number, contextlib.nullcontext(), seed=seed, keep=keep)
@@ -66,11 +82,11 @@ class Runner:
         with watched, seeded(seed, self.streams), kept, silent, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the capture shows them; here each would come once a run
             try:
-                with torch.no_grad(), mode:
+                with torch.inference_mode(False), torch.no_grad(), uncompiled(), mode:
                     outputs = (call or invoke)(self.module, positional(arguments))
+                return cloned(pytree.tree_leaves(outputs))  # before the buffers among them are put back
             except (Exception, SystemExit) as error:
                 raise self._model_error(error, number) from error
-        return cloned(pytree.tree_leaves(outputs))
 
     @contextlib.contextmanager
     def put_back(self) -> Iterator[None]:
@@ -85,7 +101,7 @@ class Runner:
         self, number: int, inputs: dict[str, torch.Tensor], frozen: Any = None, log: Log | None = None
     ) -> Recorder:
         """A mode that records a run into the log, or another; or that gives back frozen values by the leaks' keys."""
-        return Recorder(log or self.log, number, inputs, self._modules, invoke.__code__, frozen)
+        return Recorder(log or self.log, number, inputs, self._modules, invoke.__code__, self.parts, frozen)
 
     def other_sizes(self) -> list[int]:
         """The runs whose inputs have other sizes than the example's, those first that differ in the most."""
@@ -98,12 +114,14 @@ class Runner:
     def _watched(self) -> Iterator[None]:
         """Hooks on every submodule, gone afterwards: which forwards run, and which is innermost."""
         self._modules.clear()
-        handles = []
+        handles, recorder = [], self.recorder(0, {})
 
         def entered(path: str) -> Any:
             def hook(*_: Any) -> None:
                 self.ran.setdefault(path)
                 self._modules.append(path)
+                if getattr(self.parts.get(path), "training", False):
+                    recorder.entered(path)
 
             return hook
 
@@ -149,6 +167,27 @@ def invoke(module: torch.nn.Module, arguments: Sequence[Any]) -> Any:
     return module(*arguments)  # the frame that ends the model's stack
 
 
+def uncompiled() -> Any:
+    """Lets what torch.compile has made of a part run as Python: it would compile the modes that watch the run."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
+
+
+def plain(inputs: Any, module: torch.nn.Module) -> Inputs:
+    """Inputs as a list or tuple, or as a dict in the order of forward's parameters; a tensor alone is the only one.
+
+    Raises:
+        ModelError: some of the names are forward's, and others are not or are missing.
+    """
+    if isinstance(inputs, torch.Tensor):
+        return (inputs,)
+    if isinstance(inputs, (list, tuple)):
+        return inputs
+    given = dict(inputs)
+    if not set(given) & set(forward_parameters(module)):
+        return given  # names of another kind: by their order
+    return {name: given[name] for name in in_order(module, list(given))}
+
+
 def positional(inputs: Inputs) -> list[Any]:
     return list(inputs.values()) if hasattr(inputs, "values") else list(inputs)
 
@@ -156,17 +195,29 @@ def positional(inputs: Inputs) -> list[Any]:
 def named(inputs: Inputs) -> dict[str, torch.Tensor]:
     """The tensors among the inputs by a name: the input's, with the position where it is nested or has none."""
     pairs = inputs.items() if hasattr(inputs, "items") else ((f"argument {i}", v) for i, v in enumerate(inputs))
-    named = {}
+    found = {}
     for name, value in pairs:
         leaves = pytree.tree_leaves(value)
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor):
-                named[str(name) if len(leaves) == 1 else f"{name}[{i}]"] = leaf
-    return named
+                found[str(name) if len(leaves) == 1 else f"{name}[{i}]"] = leaf
+    return found
 
 
-def cloned(inputs: Any) -> Any:
-    return pytree.tree_map(lambda v: v.detach().clone() if isinstance(v, torch.Tensor) else v, inputs)
+def cloned(values: Any) -> Any:
+    """Nested values with tensors of their own; other objects are copied where they can be."""
+
+    def own(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.detach().clone()
+        if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+            return value
+        try:
+            return copy.deepcopy(value)
+        except Exception:  # what an object's own code raises when it is copied; then the object itself has to do
+            return value
+
+    return pytree.tree_map(own, values)
 
 
 def _dtype(tensor: torch.Tensor) -> str:
@@ -182,7 +233,11 @@ def same(one: Sequence[Any], other: Sequence[Any], tolerance: float = TOLERANCE)
 def _equal(one: Any, other: Any, tolerance: float) -> bool:
     if isinstance(one, _NUMERIC) and isinstance(other, _NUMERIC):
         return relative_error(_array(one), _array(other)) <= tolerance
-    return type(one) is type(other)
+    if type(one) is not type(other):
+        return False
+    if dataclasses.is_dataclass(one):  # a class of the user's that pytree does not know
+        return same(list(vars(one).values()), list(vars(other).values()), tolerance)
+    return not isinstance(one, (str, bytes)) or one == other
 
 
 def _array(value: Any) -> np.ndarray:
@@ -191,4 +246,12 @@ def _array(value: Any) -> np.ndarray:
     if value.device.type == "meta":
         return np.zeros(tuple(value.shape))
     value = value.detach().cpu()
-    return (torch.view_as_real(value) if value.is_complex() else value).double().numpy()
+    if value.is_nested:
+        value = torch.nested.to_padded_tensor(value, 0.0)
+    elif value.is_quantized:
+        value = value.dequantize()
+    elif value.layout is not torch.strided:
+        value = value.to_dense()
+    value = value.resolve_conj().resolve_neg()
+    whole = not (value.is_floating_point() or value.is_complex())
+    return (value if whole else value.to(torch.complex128 if value.is_complex() else torch.float64)).numpy()

@@ -87,7 +87,7 @@ def _location(path: str, line: int, column: int = 0, text: str = "") -> dict[str
 
 def _step(step: str) -> dict[str, Any]:
     """A step of a chain, "path:line in function", as a location."""
-    place, _, _ = step.partition(" in ")
+    place, _, _ = step.rpartition(" in ")
     path, _, line = place.rpartition(":")
     located = _location(path, int(line)) if path and line.isdigit() else {}
     return located | {"message": {"text": step}}

@@ -66,6 +66,9 @@ def refusals(module: torch.nn.Module, index: SourceIndex, everything: bool) -> t
     """
     found: dict[tuple[str, int], Refusal] = {}
     compiled = None
+    if circle := _circle(module):
+        why = f"{circle} holds itself, which torch.jit.script does not survive"
+        return (Refusal("unsupported-python", why, index.place_of_member(circle), (), True),), None
     for unit, name in _units(module, index, everything):
         whole = unit is module
         try:
@@ -80,6 +83,23 @@ def refusals(module: torch.nn.Module, index: SourceIndex, everything: bool) -> t
             if known is None or (whole and not known.whole):
                 found[key] = refusal
     return tuple(found.values()), compiled
+
+
+def _circle(module: torch.nn.Module) -> str:
+    """The path of an attribute whose list, tuple or dict holds itself; "" where there is none."""
+
+    def holds_itself(value: Any, within: frozenset[int]) -> bool:
+        if type(value) not in (list, tuple, dict):
+            return False
+        items = value.values() if isinstance(value, dict) else value
+        inner = within | {id(value)}
+        return id(value) in within or any(holds_itself(item, inner) for item in items)
+
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name not in ("_modules", "_parameters", "_buffers") and holds_itself(value, frozenset()):
+                return f"{path}.{name}" if path else name
+    return ""
 
 
 def _compiled(unit: Any) -> Any:
@@ -135,7 +155,7 @@ def _read(text: str, kind: str, index: SourceIndex, whole: bool, name: str) -> R
     # a library's function that does not compile is told where the model calls it
     own_code = [found for found in matches if owner_of(found["file"]) in ("user", "package")]
     users = [found for found in own_code if owner_of(found["file"]) == "user"]
-    match = next(iter(users or own_code or matches), None)
+    match = next(iter(users or own_code), None)
     place, chain, function = Place(name, 0), (), None
     if match is not None:
         filename, line = match["file"], int(match["line"])
@@ -144,9 +164,8 @@ def _read(text: str, kind: str, index: SourceIndex, whole: bool, name: str) -> R
         label = function.name if function is not None else ""
         place = file.place(line, _column(text, match), label) if file is not None else Place(filename, line)
         chain = (*function.chain, str(place)) if function is not None else ()
-    else:
-        own = next((p for p in (index.class_place(type(part)) for part in index.module.modules()) if p), None)
-        place = own or place
+    else:  # of torch's own code, or of none: where it is called is not told
+        place = index.place_of_member("")
     slug = _slug(text, kind)
     if function is not None and function.untyped and slug != "global-variable":
         line_text = function.file.lines[place.line - 1] if 0 < place.line <= len(function.file.lines) else ""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import re
+import sys
 import tokenize
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
@@ -13,6 +16,7 @@ from types import CodeType
 from qntz.check.places import Place, shown_path
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+DEEPEST = 20_000  # calls of Python's own, which take no stack of C's
 _IGNORE = re.compile(r"#\s*qntz:\s*ignore\[([^\]]*)\](.*)")
 
 
@@ -82,21 +86,33 @@ def _parse(filename: str, path: str) -> SourceFile | None:
     except (OSError, SyntaxError, UnicodeDecodeError, ValueError):
         return None  # a place without source is still reported, by its path
     file = SourceFile(filename, path, text.split("\n"), tree)
-    _collect(tree, "", file)
+    _collect(tree, file)
     file.ignores.update(_ignores(text))
     return file
 
 
-def _collect(node: ast.AST, prefix: str, file: SourceFile) -> None:
-    for child in ast.iter_child_nodes(node):
-        inner = prefix
-        if isinstance(child, ast.ClassDef):
-            file.classes[prefix + child.name] = child
-            inner = f"{prefix}{child.name}."
-        elif isinstance(child, FunctionNode):
-            file.names[child] = prefix + _name(child)
-            inner = f"{prefix}{_name(child)}.<locals>."
-        _collect(child, inner, file)
+def _collect(tree: ast.AST, file: SourceFile) -> None:
+    pending = [(tree, "")]
+    while pending:
+        node, prefix = pending.pop()
+        if isinstance(node, ast.ClassDef):
+            file.classes[prefix + node.name] = node
+            prefix = f"{prefix}{node.name}."
+        elif isinstance(node, FunctionNode):
+            file.names[node] = prefix + _name(node)
+            prefix = f"{prefix}{_name(node)}.<locals>."
+        pending += [(child, prefix) for child in reversed(list(ast.iter_child_nodes(node)))]
+
+
+@contextlib.contextmanager
+def deeper() -> Iterator[None]:
+    """Lets source be read whose expressions are nested deeper than Python code may call: a sum of a thousand terms."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, DEEPEST))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _name(node: FunctionNode) -> str:

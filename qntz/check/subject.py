@@ -15,13 +15,15 @@ from qntz.records import Finding, Severity
 if TYPE_CHECKING:
     import ast
 
-    from qntz.check.flow import ForeignCall
+    from qntz.check.flow import ForeignCall, Reentry
     from qntz.check.index import SourceIndex
     from qntz.check.operators import Exported
     from qntz.check.resolve import Function
     from qntz.check.scripted import Refusal
     from qntz.config import DimConfig
 
+COUNTING = ("unbind", "split", "chunk", "tensor_split", "split_with_sizes")
+"""The calls that give Python as many tensors as a size says: a trace keeps their number."""
 Inputs = Mapping[str, Any] | Sequence[Any]
 Effect = Literal["breaks", "harmless", "unknown"]
 
@@ -36,7 +38,7 @@ class Leak:
         could be resolved to an object that is no Tensor method ("numpy.sin"), else "". root: the callee's root module.
         key: identifies the place in the code that ran. runs: numbers of the runs that showed it (0 is the example).
         of: "data", or "shape" for what only a trace sees leave: the size of a tensor. varied: it was not the same in
-        all runs; of data always so.
+        all runs; of data always so. by_values: it is a size that values decide (of what torch.nonzero gives).
     """
 
     kind: str
@@ -49,6 +51,12 @@ class Leak:
     runs: tuple[int, ...]
     of: Literal["data", "shape"] = "data"
     varied: bool = True
+    by_values: bool = False
+
+    @property
+    def decides(self) -> Literal["data", "shape"]:
+        """What decides the leaked value: the inputs' values, or their sizes."""
+        return "data" if self.by_values else self.of
 
 
 @dataclass(frozen=True)
@@ -91,9 +99,9 @@ class StateChange:
     """Something that outlives a run and was another afterwards.
 
     Attributes:
-        what: "attribute", "global" or "closure". name: as a user would write it ("encoder.cache", "STATE"). place: of
-        the line that changes it, where one was found, else of its owner. matters: whether outputs depend on it: the
-        same inputs gave others when the model had run before.
+        what: as a `Holding` has it, "iterator", or "hidden" where it was not found. name: as a user would write it
+        ("encoder.cache", "STATE"). place: of the line that changes it, where one was found, else of its owner. matters:
+        whether outputs depend on it: the same inputs gave others when the model had run before.
     """
 
     what: str
@@ -134,13 +142,15 @@ class Observations:
     Attributes:
         ran: paths of the modules whose forward ran ("" is the model). leaks: values that left torch. devices: results
         on a device that no input, parameter or buffer is on. device_uses: where the model's code reads or chooses a
-        device. doubles: float64 results of operators that got none
-        (`what`: "tensor" or "scalar"). writes: in-place writes on inputs (`what`: the input). changed: inputs whose
-        values differ after the run. arrays: calls of torch that were given a NumPy array. draws: operators that drew
-        from torch's random generator, in evaluation mode. streams: "random", "numpy.random" where that global generator
-        was used. state: what of the model's own state a run changed. trace: what a trace makes of it, None where the
-        model does not run. refusals: what torch.jit.script refuses of it. script: what the scripted model makes of it,
-        where it is to be captured so. failure: why the model could not be run on all inputs.
+        device. doubles: float64 results of operators that got none (`what`: "tensor" or "scalar"). writes: in-place
+        writes on inputs (`what`: the input). changed: inputs whose values differ after the run. arrays: calls of torch
+        that were given a NumPy array. draws: operators that drew from torch's random generator, in evaluation mode.
+        trained: functions told to do as in training by modules that are not. awake: the calls of modules in training
+        mode. training_draws: those that drew in training mode alone, where the model is in it; mode_matters: whether
+        evaluation mode gives other outputs on the example. streams: "random", "numpy.random" where that global
+        generator was used. state: what of the model's own state a run changed. trace: what a trace makes of it, None
+        where the model does not run. refusals: what torch.jit.script refuses of it. script: what the scripted model
+        makes of it, where it is to be captured so. failure: why the model could not be run on all inputs.
     """
 
     ran: tuple[str, ...] = ()
@@ -152,6 +162,10 @@ class Observations:
     changed: tuple[str, ...] = ()
     arrays: tuple[Seen, ...] = ()
     draws: tuple[Seen, ...] = ()
+    trained: tuple[Seen, ...] = ()
+    awake: tuple[Seen, ...] = ()
+    training_draws: tuple[Seen, ...] = ()
+    mode_matters: bool = False
     streams: tuple[str, ...] = ()
     state: tuple[StateChange, ...] = ()
     trace: Trace | None = None
@@ -167,7 +181,8 @@ class Subject:
     Attributes:
         module: the live model. example, probes: its inputs. dims: its dynamic dimensions. observations: of the live
         runs. index: the source that forward reaches. foreign: calls in it of functions outside torch, with the leaks
-        of data that they are fed by. tests: where its control flow depends on leaks. route: how the model is to be
+        of data that they are fed by. tests: where its control flow depends on leaks. reentries: where leaked data goes
+        back into torch. route: how the model is to be
         captured, "trace" or "script". effect: what becomes of the outputs on other inputs when a leaked value is frozen
         to what the example gave, as tracing freezes it ("breaks", "harmless", "unknown"). seed_matters: whether the
         outputs on the example change with the random seed. exported: what torch's ONNX exporter makes of the trace. All
@@ -182,6 +197,7 @@ class Subject:
     index: SourceIndex
     foreign: tuple[ForeignCall, ...]
     tests: tuple[Test, ...]
+    reentries: tuple[Reentry, ...]
     route: str
     effect: Callable[[Leak], Effect]
     seed_matters: Callable[[], bool]

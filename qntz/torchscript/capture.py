@@ -15,7 +15,7 @@ import torch
 from qntz.compare import Difference, require_parity
 from qntz.config import DimConfig
 from qntz.errors import CaptureError, ModelError, ParityError, one_line
-from qntz.model import WRAPPED, arrays_of, call, in_order, named_outputs, run_model, tensors
+from qntz.model import WRAPPED, arrays_of, call, in_order, named_outputs, run_model, tensors, traceable
 from qntz.records import Arrays, RewriteProof
 from qntz.torchscript.archive import archive_bytes
 
@@ -99,7 +99,7 @@ def capture(
 
 def _traced(module: torch.nn.Module, example: Arrays, order: Sequence[str]) -> torch.jit.ScriptModule:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), traceable():
             # check_trace only repeats the example, the probes do more
             return torch.jit.trace(module, tensors(example, order), check_trace=False)
     except Exception as error:

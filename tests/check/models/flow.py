@@ -29,7 +29,7 @@ class Net(nn.Module):
         y = x[0].tolist()
         size = count([1, 2, 3]) * self.gain
         width = spread(factor=size, values=y)
-        y = torch.tensor(y)
+        y = torch.tensor(y)  # expect: captured-constant=error
         size = size + math.log(y.shape[0])
         for _ in range(2):
             level = x.max().item()

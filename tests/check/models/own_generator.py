@@ -10,7 +10,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         noise = self.generator.normal()  # expect: randomness=error
-        return torch.as_tensor(np.sin(x)) + noise  # expect: numpy-in-forward=warning
+        return torch.as_tensor(np.sin(x)) + noise  # expect: numpy-in-forward=error
 
 
 def make():
