@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,3 +66,58 @@ def test_what_ends_the_program_is_told() -> None:
         guarded(lambda loaded: os._exit(3), seconds=20, memory=GIB)
     with pytest.raises(CheckError, match=r"the model ended the program: signal SIGABRT\."):
         guarded(lambda loaded: os.abort(), seconds=20, memory=GIB)
+
+
+def test_what_the_model_started_does_not_hold_the_result_back_and_is_ended(tmp_path):
+    """A process that the model forks holds the pipe open, and would outlive the check."""
+    told = tmp_path / "pid"
+
+    def work(loaded):
+        loaded()
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        told.write_text(str(child))
+        return "done"
+
+    started = time.monotonic()
+    assert guarded(work, seconds=30, memory=2**30) == "done"
+    assert time.monotonic() - started < 20
+    for _ in range(50):
+        state = Path(f"/proc/{told.read_text()}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX":
+            return
+        time.sleep(0.1)
+    pytest.fail("the model's own process still runs")
+
+
+def test_a_child_that_cannot_tell_its_result_does_not_go_on_as_the_parent(tmp_path):
+    """It has closed every file, its pipe among them: no result, and no second run of what follows."""
+    after = tmp_path / "after"
+
+    def work(loaded):
+        os.closerange(3, 64)
+
+    parent = os.getpid()
+    with pytest.raises(CheckError, match="the model ended the program"):
+        guarded(work, seconds=30, memory=2**30)
+    with after.open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    assert after.read_text().split() == [str(parent)]
+
+
+def test_an_error_of_a_class_that_only_the_child_knows_is_told():
+    def work(loaded):
+        class Strange(CheckError):
+            pass
+
+        raise Strange("no good", where="net.py:3", why="because", do="Mend it.")
+
+    with pytest.raises(CheckError, match=r"net\.py:3: no good: because\. Mend it\."):
+        guarded(work, seconds=30, memory=2**30)
+
+
+def test_a_limit_is_named_as_the_user_sets_it():
+    with pytest.raises(CheckError, match="raise --seconds where it needs that"):
+        guarded(lambda loaded: time.sleep(20), seconds=1, memory=2**30, limits={"seconds": "--seconds", "memory": "-"})

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import sys
 import traceback
+import types
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -212,6 +213,8 @@ def cloned(values: Any) -> Any:
             return value.detach().clone()
         if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
             return value
+        if isinstance(value, types.MappingProxyType):
+            return types.MappingProxyType(cloned(dict(value)))
         try:
             return copy.deepcopy(value)
         except Exception:  # what an object's own code raises when it is copied; then the object itself has to do
