@@ -19,8 +19,8 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x.clamp_(min=0.5)  # expect: inplace-on-input=warning
-        y = self.norm(x)  # expect: training-mode=note, unsupported-engine-op=warning
-        y = self.inert(y)  # expect: unsupported-engine-op=warning
+        y = self.norm(x)  # expect: training-mode=note, unsupported-engine-op=warning, unsupported-engine-op=warning
+        y = self.inert(y)
         y = F.dropout(y, 0.25)  # expect: randomness=error, training-mode=error
         y = y + random.random()  # expect: randomness=error
         y = y + float(np.random.rand())  # expect: randomness=error
