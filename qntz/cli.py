@@ -55,9 +55,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> float:
-    if not float(text) > 0:
-        raise ValueError(text)
-    return float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -131,7 +135,7 @@ def _of_python(options: argparse.Namespace, root: Path) -> Callable[[Callable[[]
         example = _inputs(_named(options.example, root), options.example)
         given = _made(_named(options.probes, root), options.probes) if options.probes else []
         if not isinstance(given, (list, tuple)):
-            raise UsageError(f"is a {type(given).__name__}", where=options.probes, do="Give a list of inputs.")
+            raise UsageError(f"is {_a(given)}", where=options.probes, do="Give a list of inputs.")
         probes = [_inputs(probe, options.probes) for probe in given]
         loaded()
         rules, symbolics = _rules(plugins), plugins.provided("qntz_symbolics", opset=options.opset)
@@ -172,10 +176,10 @@ def _module(found: Any, target: str) -> Any:
     if isinstance(found, torch.nn.Module):
         return found
     if not callable(found):
-        raise UsageError(f"is a {type(found).__name__}, no module", where=target)
+        raise UsageError(f"is no module but {_a(found)}", where=target)
     module = _made(found, target)
     if not isinstance(module, torch.nn.Module):
-        raise UsageError(f"makes a {type(module).__name__}, no module", where=target)
+        raise UsageError(f"makes no module but {_a(module)}", where=target)
     return module.eval() if isinstance(found, type) else module
 
 
@@ -199,8 +203,13 @@ def _inputs(found: Any, target: str) -> Any:
     if isinstance(found, torch.Tensor):
         return (found,)
     if not isinstance(found, (dict, tuple, list)):
-        raise UsageError(f"is a {type(found).__name__}", where=target, do="Give tensors: a dict by name, or a tuple.")
+        raise UsageError(f"is {_a(found)}", where=target, do="Give tensors: a dict by name, or a tuple.")
     return found
+
+
+def _a(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _rule(options: argparse.Namespace) -> int:

@@ -112,4 +112,6 @@ def one_line(error: BaseException, place: bool = False) -> str:
         return text
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__) if place else ()
-    return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text
+    if not frames or frames[-1].filename.startswith(f"{Path(__file__).parent}/"):
+        return text  # what qntz called could not even be entered
+    return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})"

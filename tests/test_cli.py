@@ -95,7 +95,7 @@ def test_other_formats(folder: Path) -> None:
             "pkg/net.py: no 'Nett'. Did you mean 'Net'?",
         ),
         (("check", "pkg/no.py:Net", "--example", "pkg/net.py:EXAMPLE"), 2, "pkg/no.py: no such file."),
-        (("check", "pkg/net.py:EXAMPLE", "--example", "pkg/net.py:EXAMPLE"), 2, "is a dict, no module."),
+        (("check", "pkg/net.py:EXAMPLE", "--example", "pkg/net.py:EXAMPLE"), 2, "is no module but a dict."),
         (("check", "pkg/net.py:Net", "--example", "pkg/net.py:Net"), 2, "pkg/net.py:Net: is a Net. Give"),
         (("check", "digits"), 1, "error: check: params.yaml: is missing."),
         (("check", "digits", "--example", "pkg/net.py:EXAMPLE"), 2, "--example and --probes belong to a target"),

@@ -104,25 +104,18 @@ class Observer(Runner):
         return outputs
 
     def _vary(self) -> None:
-        """Where no probe is given, tries the example with other values, and with more samples: the runs that stand in
-        for probes, as far as the model takes them."""
+        """Where no probe is given, tries the example with values of both signs, small and large, and with more samples:
+        the runs that stand in for probes, as far as the model takes them."""
         if self.probes:
             return
-
-        def varied(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
-            flipped = value.flip(tuple(range(value.dim())))
-            return flipped * 0.5 if value.is_floating_point() else flipped
-
+        changes: list[Callable[[torch.Tensor], torch.Tensor]] = [
+            *(functools.partial(_scaled, factor=factor) for factor in (0.5, -1.0, 8.0)),
+            *(functools.partial(_repeated, count=count) for count in (2, 3)),
+        ]
         first = {tensor.shape[0] if tensor.dim() else None for tensor in tensors_of(positional(self.inputs[0]))}
-
-        def more(value: Any) -> Any:
-            return torch.cat([value, value.flip(0), value]) if isinstance(value, torch.Tensor) else value
-
-        for change in (varied, more) if len(first) == 1 and None not in first else (varied,):
+        for change in changes if len(first) == 1 and None not in first else changes[:3]:
             try:
-                self.inputs.append(pytree.tree_map(change, self.inputs[0]))
+                self.inputs.append(pytree.tree_map_only(torch.Tensor, change, self.inputs[0]))
             except RuntimeError:  # sparse, nested and quantized tensors know neither
                 continue
             try:
@@ -254,6 +247,17 @@ class Observer(Runner):
                         target.receiver = receiver if target.receiver is UNKNOWN else target.receiver
                         target.ran = True
                         self.index.functions.setdefault(target.key, target)
+
+
+def _scaled(tensor: torch.Tensor, factor: float) -> torch.Tensor:
+    """In the reverse order; numbers that may stand for something, indices and truths, keep their values."""
+    flipped = tensor.flip(tuple(range(tensor.dim())))
+    return flipped * factor if tensor.is_floating_point() else flipped
+
+
+def _repeated(tensor: torch.Tensor, count: int) -> torch.Tensor:
+    """More samples, along the first axis."""
+    return torch.cat([tensor, tensor.flip(0), tensor][:count])
 
 
 def _flat(module: Any) -> Callable[[Sequence[Any]], list[torch.Tensor]]:
