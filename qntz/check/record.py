@@ -123,7 +123,7 @@ class Recorder(TorchFunctionMode):
         frames = self._frames()
         if tracing:
             result = func(*args, **kwargs)
-            self._leak(kind, frames, result, "shape", sized_by_values(args[0]))
+            self._leak(kind, frames, result, "shape", args[0])
             return result
         self._reached(frames)
         if getattr(func, "__name__", "") == "__get__":  # a property: reads, and changes nothing
@@ -222,7 +222,7 @@ class Recorder(TorchFunctionMode):
         return file.place(position[0], position[1], function)
 
     def _leak(
-        self, kind: str, frames: Sequence[FrameType], result: Any, of: Literal["data", "shape"], by_values: bool = False
+        self, kind: str, frames: Sequence[FrameType], result: Any, of: Literal["data", "shape"], size: Any = None
     ) -> None:
         frame = _leaking(frames)
         if frame is None:
@@ -240,6 +240,7 @@ class Recorder(TorchFunctionMode):
             user = next((f for f in frames if owner_of(f.f_code.co_filename) == "user"), frame)
             chain = tuple(str(place) for place in self._chain(frames))
             module = self.modules[-1] if self.modules else ""
+            by_values = size is not None and sized_by_values(size)
             self.log.leaks[key] = Leak(
                 kind, self._place(user), chain, module, callee, root, key, (self.run,), of, of == "data", by_values
             )
