@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 BUILD = Path("build")
-CAPTURED_MODULE = "model.ts"  # in the folder captured/
-CAPTURED_FROM = "made_from.json"  # beside it: the files that went into the module, SHA-256 by path
+CAPTURED_SCRIPT = "model.ts"  # in the folder captured/, or
+CAPTURED_PROGRAM = "model.pt2"
+CAPTURED_JSON = "capture.json"  # beside it: the inputs in order, and the files that went into it, SHA-256 by path
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qntz.config import METHODS
 from qntz.errors import CheckError, ConfigError, QntzError, UsageError, did_you_mean, one_line
 from qntz.guard import guarded
 
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("target", help="a model of conf/, or a module of Python: pkg/net.py:Net, pkg.net:Net")
     check.add_argument("--example", help="its inputs, where it is none of conf/: pkg/net.py:EXAMPLE")
     check.add_argument("--probes", help="further inputs, a list: pkg/net.py:PROBES")
-    check.add_argument("--route", choices=("trace", "script"), default="trace", help="how it is to be captured")
+    check.add_argument("--route", choices=METHODS, default="trace", help="how it is to be captured")
     check.add_argument("--opset", type=int, default=17, help="of the ONNX export (default: 17)")
     check.add_argument("--format", choices=FORMATS, default="text")
     check.add_argument("--seconds", type=_positive, default=600.0, help="that the check may take")

@@ -72,16 +72,29 @@ def sqnr_db(actual: np.ndarray, expected: np.ndarray) -> float:
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
 
 
-def worst_difference(actual: Sequence[Arrays], expected: Sequence[Arrays]) -> Difference:
-    """The worst `relative_error` over all probes and outputs, each over the output's largest magnitude on any probe;
-    outputs are matched by name."""
-    worst, largest = Difference(-1.0, "", 0, ()), largest_magnitudes(expected)
+def differences(
+    actual: Sequence[Arrays], expected: Sequence[Arrays], usual: Sequence[Arrays] | None = None
+) -> list[Difference]:
+    """Of each probe the worst `relative_error` of its outputs, each over the output's largest magnitude on any probe,
+    or in the `usual` runs and this one; outputs are matched by name."""
+    largest, found = largest_magnitudes(expected if usual is None else usual), []
     for probe, (got, wanted) in enumerate(zip(actual, expected, strict=True)):
+        worst = Difference(-1.0, "", probe, ())
         for name, reference in wanted.items():
             error = relative_error(got[name], reference, largest[name]) if name in got else math.inf
             if error > worst.error:
                 worst = Difference(error, name, probe, tuple(got[name].shape) if name in got else ())
-    return worst
+        found.append(worst)
+    return found
+
+
+def worst_difference(actual: Sequence[Arrays], expected: Sequence[Arrays]) -> Difference:
+    """The worst of the `differences`; the first of them where several are."""
+    return _worst(differences(actual, expected))
+
+
+def _worst(found: Sequence[Difference]) -> Difference:
+    return max(found, key=lambda one: one.error, default=Difference(-1.0, "", 0, ()))
 
 
 def require_parity(
@@ -91,14 +104,15 @@ def require_parity(
     where: str,
     do: str = "",
     *,
+    usual: Sequence[Arrays] | None = None,
     inputs: str = "probe",
 ) -> Difference:
-    """The worst difference, where it is within the tolerance. inputs: what one run was of, for the message.
+    """The worst of the `differences`, where it is within the tolerance. inputs: what a run was of, for the message.
 
     Raises:
         ParityError: naming the output, the probe and the error.
     """
-    worst = worst_difference(actual, expected)
+    worst = _worst(differences(actual, expected, usual))
     if not worst.error <= tolerance:
         wanted = tuple(expected[worst.probe][worst.output].shape)
         shapes = "" if wanted == worst.shape else f", shape {list(worst.shape)} instead of {list(wanted)}"

@@ -18,7 +18,7 @@ from qntz.records import TensorSpec
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 DTYPES = ("float32", "float16", "int32", "int64", "bool", "uint8", "int8")
-METHODS = ("trace", "script")
+METHODS = ("auto", "trace", "mixed", "script", "dynamo")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 CALIBRATED = ("int8",)  # the precisions that need activation histograms
 SEVERITIES = ("error", "warning", "note", "off")
@@ -35,6 +35,12 @@ def _one_of(value: str, known: tuple[str, ...], where: str) -> None:
 def _at_least(value: float, least: float, where: str) -> None:
     if not value >= least:  # so that NaN is refused too
         raise ConfigError(f"{value} is too small", where=where, do=f"Give {least} or more.")
+
+
+def _limits(seconds: float, memory_gib: float) -> None:
+    for name, value in (("seconds", seconds), ("memory_gib", memory_gib)):
+        if not value > 0:
+            raise ConfigError(f"{value} is no limit", where=name, do="Give a positive number.")
 
 
 @dataclass(frozen=True)
@@ -172,24 +178,26 @@ class CheckConfig:
             if severity == "False":  # a bare `off` in conf/, which Hydra reads as YAML 1.1
                 self.severity[slug] = severity = "off"
             _one_of(severity, SEVERITIES, f"severity.{slug}")
-        for name in ("seconds", "memory_gib"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{getattr(self, name)} is no limit", where=name, do="Give a positive number.")
+        _limits(self.seconds, self.memory_gib)
 
 
 @dataclass(frozen=True)
 class TorchscriptConfig:
     """The capture: its method; the tolerance (worst error over the largest magnitude); module rewrites that must fire
-    and that must not be applied."""
+    and that must not be applied; the seconds that a route which compiles may take, and the memory, in GiB beyond what
+    the loaded model takes."""
 
     method: str = "trace"
     tolerance: float = 1e-4
     require: list[str] = field(default_factory=list)
     forbid: list[str] = field(default_factory=list)
+    seconds: float = 600.0
+    memory_gib: float = 8.0
 
     def __post_init__(self) -> None:
         _one_of(self.method, METHODS, "method")
         _at_least(self.tolerance, 0, "tolerance")
+        _limits(self.seconds, self.memory_gib)
 
 
 @dataclass(frozen=True)
@@ -340,7 +348,7 @@ _SHAPES = ("model.inputs", "model.dims")
 _SOURCE = ("model.factory", "model.torchscript", "model.weights")
 READS: dict[str, tuple[str, ...]] = {
     "check": (*_SOURCE, *_SHAPES, "model.probes", "torchscript.method", "export.opset", "check"),
-    "torchscript": (*_SOURCE, *_SHAPES, "model.probes", "model.data.test", "torchscript"),
+    "torchscript": (*_SOURCE, *_SHAPES, "model.probes", "model.data.test", "torchscript", "export.opset"),
     "export": ("model.inputs", "export"),
     "simplify": ("simplify",),
     "calibrate": (*_SHAPES, "model.data.calibrate", "calibrate"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class QntzError(Exception):
@@ -64,7 +65,15 @@ class DataError(QntzError):
 
 
 class CaptureError(QntzError):
-    """The model cannot be captured as TorchScript, or what was captured is not the model."""
+    """The model cannot be captured as TorchScript, or what was captured is not the model.
+
+    Attributes:
+        tried: of a capture by several routes, each with its reason and place.
+    """
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", do: str = "", tried: Sequence[Any] = ()):
+        super().__init__(what, where=where, why=why, do=do)
+        self.tried = tuple(tried)
 
 
 class RewriteError(QntzError):

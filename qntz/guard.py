@@ -32,7 +32,12 @@ _HEAD = struct.Struct("=cQ")  # of what the child tells: what it is, and the byt
 
 
 def guarded(
-    work: Callable[[Callable[[], None]], T], *, seconds: float, memory: int, limits: Mapping[str, str] = LIMITS
+    work: Callable[[Callable[[], None]], T],
+    *,
+    seconds: float,
+    memory: int,
+    limits: Mapping[str, str] = LIMITS,
+    what: str = "the check",
 ) -> T:
     """What `work` returns, run in a child of this process; it must be possible to pickle it.
 
@@ -41,7 +46,7 @@ def guarded(
     Args:
         work: called with a function that it calls when the model is loaded; the memory is counted from there.
         seconds: the child is ended after. memory: bytes that it may take beyond those that the loaded model does.
-        limits: what a user sets the two by.
+        limits: what a user sets the two by. what: is ended, in words.
 
     Raises:
         CheckError: the time or the memory was not enough, or the child ended without a word; with the Python line that
@@ -62,7 +67,7 @@ def guarded(
         os.close(writing)
         try:
             with os.fdopen(reading, "rb", buffering=0) as pipe:
-                return _result(_waited(child, pipe, stack, seconds, memory, limits))
+                return _result(_waited(child, pipe, stack, seconds, memory, limits, what))
         finally:
             for end in (os.killpg, os.kill):  # what it has started, and itself, where it had no time for a session
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -102,14 +107,14 @@ def _work(work: Callable[[Callable[[], None]], Any], writing: int, stack: IO[byt
 
 
 def _waited(
-    child: int, pipe: IO[bytes], stack: IO[bytes], seconds: float, memory: int, limits: Mapping[str, str]
+    child: int, pipe: IO[bytes], stack: IO[bytes], seconds: float, memory: int, limits: Mapping[str, str], what: str
 ) -> bytes:
     """What the child told of its work."""
     end, base, told = time.monotonic() + seconds, None, bytearray()
 
     def ended(why: str, limit: str) -> CheckError:
         do = f"Mend the model's forward, or raise {limits[limit]} where it needs that."
-        return CheckError("the check was ended", where=_place(child, stack), why=why, do=do)
+        return CheckError(f"{what} was ended", where=_place(child, stack), why=why, do=do)
 
     while True:
         ready, _, _ = select.select([pipe], [], [], POLL)

@@ -58,7 +58,7 @@ def qntz_module_rewrites() -> Iterable[records.ModuleRewrite]:
     """
 
 
-@_called_by("check", "export")
+@_called_by("check", "torchscript", "export")
 def qntz_symbolics(opset: int) -> Iterable[records.Symbolic]:
     """Translations of torch operators to ONNX at this opset; one of a name that qntz ships goes before it.
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import io
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from qntz.artifacts import CAPTURED_PROGRAM, CAPTURED_SCRIPT
 from qntz.errors import ModelError, one_line
 from qntz.records import Arrays
 
@@ -44,6 +49,16 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
         return torch.jit.load(str(path), map_location="cpu").eval()
     except RuntimeError as error:
         raise ModelError("is no TorchScript file", where=str(path), why=one_line(error)) from error
+
+
+def load_captured(folder: Path) -> torch.jit.ScriptModule | torch.export.ExportedProgram:
+    """What the capture wrote: a TorchScript archive, or an exported program; raises ModelError where it is damaged."""
+    if not (folder / CAPTURED_PROGRAM).exists():
+        return load_torchscript(folder / CAPTURED_SCRIPT)
+    try:
+        return torch.export.load(folder / CAPTURED_PROGRAM)
+    except Exception as error:  # a damaged file fails in many ways
+        raise ModelError("is no exported program", where=str(folder / CAPTURED_PROGRAM), why=one_line(error)) from error
 
 
 def _built(factory: Mapping[str, Any]) -> torch.nn.Module:
@@ -142,31 +157,117 @@ def _require_finite(module: torch.nn.Module, where: str) -> None:
             raise ModelError(f"{name} holds {kind}", where=where, do="Train or fetch the weights again.")
 
 
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of forward. needed: it has no default. positional: it can be given without its name."""
+
+    name: str
+    needed: bool
+    positional: bool
+
+
+def forward_parameters(module: torch.nn.Module) -> dict[str, Parameter]:
+    """forward's parameters by name, in order, without what collects others (`*args`, `**kwargs`); none of a forward that
+    is a function of C, which does not tell."""
+    if isinstance(module, torch.jit.ScriptModule):
+        arguments = module.forward.schema.arguments[1:]  # the first is the module itself
+        return {a.name: Parameter(a.name, not a.has_default_value(), not a.kwarg_only) for a in arguments}
+    collects = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {
+        name: Parameter(name, one.default is inspect.Parameter.empty, one.kind is not inspect.Parameter.KEYWORD_ONLY)
+        for name, one in _parameters(module).items()
+        if one.kind not in collects
+    }
+
+
+def _parameters(module: torch.nn.Module) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(module.forward).parameters
+    except ValueError:  # as of torch.relu
+        return {"inputs": inspect.Parameter("inputs", inspect.Parameter.VAR_KEYWORD)}
+
+
 def in_order(module: torch.nn.Module, names: Sequence[str]) -> list[str]:
-    """The input names in the order of forward's parameters.
+    """The input names in the order of forward's parameters, and then those that its `**kwargs` take.
 
     Raises:
-        ModelError: a name is no parameter of forward, or a parameter without default, or one between, has no input.
+        ModelError: a name is no parameter of forward, or a parameter without default has no input.
     """
     parameters = forward_parameters(module)
-    expected, needed = list(parameters)[: len(names)], [name for name, has in parameters.items() if not has]
-    if set(expected) != set(names) or not set(needed) <= set(names):
+    others = [name for name in names if name not in parameters]
+    missing = [p.name for p in parameters.values() if p.needed and p.name not in names]
+    if missing or (others and not _collects_names(module)):
         raise ModelError(
             f"inputs {', '.join(names)} do not fit forward({', '.join(parameters)})",
             where="model.inputs",
-            do="Name forward's first arguments, all without a default among them.",
+            why=f"{', '.join(others)} is no parameter" if others else f"{', '.join(missing)} has no default",
+            do="Name forward's parameters, all without a default among them.",
         )
-    return expected
+    return [*(name for name in parameters if name in names), *others]
 
 
-def forward_parameters(module: torch.nn.Module) -> dict[str, bool]:
-    """The names of forward's positional parameters, in order, and whether they have a default."""
+def _collects_names(module: torch.nn.Module) -> bool:
     if isinstance(module, torch.jit.ScriptModule):
-        arguments = module.forward.schema.arguments[1:]  # the first is the module itself
-        return {argument.name: argument.has_default_value() for argument in arguments}
-    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    signature = inspect.signature(module.forward).parameters
-    return {n: p.default is not inspect.Parameter.empty for n, p in signature.items() if p.kind in plain}
+        return False
+    return inspect.Parameter.VAR_KEYWORD in [one.kind for one in _parameters(module).values()]
+
+
+def positional_count(module: torch.nn.Module, order: Sequence[str]) -> int:
+    """How many of the inputs, in order, are given by their position: up to the first parameter that is left out."""
+    count, parameters = 0, forward_parameters(module)
+    if not parameters:
+        return len(order)
+    for name, parameter in zip(order, parameters.values(), strict=False):
+        if name != parameter.name or not parameter.positional:
+            break
+        count += 1
+    return count
+
+
+def arrays_in(module: torch.nn.Module, inputs: Any) -> Arrays:
+    """Inputs as arrays by name: of a dict by input name, of a tuple or list in the order of forward's parameters, or of
+    the only one. An input that is None is left out.
+
+    Raises:
+        ModelError: an input is no tensor or array, is of a dtype that NumPy lacks, or has no parameter.
+    """
+    if isinstance(inputs, Mapping):
+        given = {str(name): value for name, value in inputs.items()}
+    else:
+        values = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+        names = [p.name for p in forward_parameters(module).values() if p.positional]
+        if len(values) > len(names):
+            raise ModelError(f"{len(values)} inputs do not fit forward({', '.join(names)})", do="Give them by name.")
+        given = dict(zip(names, values, strict=False))
+    return {name: _array(name, value) for name, value in given.items() if value is not None}
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        try:
+            return value.detach().cpu().numpy()
+        except (TypeError, RuntimeError) as error:
+            raise ModelError(f"input {name!r} is {value.dtype}", why=one_line(error), do="Give float32.") from error
+    if isinstance(value, (np.ndarray, np.generic)):
+        return np.asarray(value)
+    raise ModelError(
+        f"input {name!r} is a {type(value).__name__}",
+        why="an exported model takes tensors",
+        do="Give a tensor, or make what is constant an argument of the model's class.",
+    )
+
+
+@contextlib.contextmanager
+def evaluated(module: torch.nn.Module) -> Iterator[tuple[str, ...]]:
+    """Keeps the module in evaluation mode; yields the paths of the submodules that were not ("" for the module)."""
+    training = [(path, part) for path, part in module.named_modules() if getattr(part, "training", False)]
+    try:
+        if training:
+            module.eval()
+        yield tuple(path for path, _ in training)
+    finally:
+        for _, part in training:
+            part.training = True
 
 
 def tensors(inputs: Arrays, order: Sequence[str]) -> tuple[torch.Tensor, ...]:
@@ -186,29 +287,75 @@ def traceable() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(kept)
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what torch.export prints and logs, whole graphs, from the terminal: what matters it raises."""
+    kept = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(kept)
+
+
+def compiled(module: Any) -> Any:
+    """The module or function as torch.jit.script compiles it; raises what that raises."""
+    try:
+        return torch.jit.script(module)
+    except RuntimeError as error:
+        if "Can't redefine method" not in str(error):
+            raise
+        # torch keeps the half type of a class that it once refused, and then no longer says why: so with a type apart
+        from torch.jit import _recursive
+
+        return _recursive.create_script_module(module, _recursive.infer_methods_to_compile, share_types=False)
+
+
 def named_outputs(outputs: Any) -> dict[str, torch.Tensor]:
     """A model's outputs by name: "output" for a tensor, "output_0", ... for a tuple or list, the keys of a dict, the
-    fields of a named tuple.
+    fields of a named tuple; of one within another both, "hidden_0", and none for None.
 
     Raises:
-        ModelError: anything else among them.
+        ModelError: anything else among them; no tensor at all; two outputs with one name.
     """
     if isinstance(outputs, torch.Tensor):
         return {"output": outputs}
-    if hasattr(outputs, "_fields"):
-        named = dict(zip(outputs._fields, outputs, strict=True))
-    elif isinstance(outputs, Mapping):
-        named = {str(key): value for key, value in outputs.items() if value is not None}
-    elif isinstance(outputs, (tuple, list)):
-        named = {f"output_{index}": value for index, value in enumerate(outputs)}
-    else:
+    if _parts(outputs) is None:
         raise ModelError(
             f"forward returns a {type(outputs).__name__}", do="Return tensors: one, a tuple, list or dict."
         )
-    for name, value in named.items():
+    named: dict[str, torch.Tensor] = {}
+    for name, value in _leaves(
+        outputs, "" if isinstance(outputs, Mapping) or hasattr(outputs, "_fields") else "output"
+    ):
         if not isinstance(value, torch.Tensor):
-            raise ModelError(f"output {name!r} is a {type(value).__name__}", do="Return tensors, not nested.")
+            raise ModelError(f"output {name!r} is a {type(value).__name__}", do="Return tensors alone.")
+        if name in named:
+            raise ModelError(f"two outputs have the name {name!r}", do="Give the dict another key.")
+        named[name] = value
+    if not named:
+        raise ModelError("forward returns no tensor", do="Return tensors: one, a tuple, list or dict.")
     return named
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    parts = _parts(value)
+    if parts is None:
+        yield name, value
+    else:
+        for key, part in parts:
+            if part is not None:
+                yield from _leaves(part, f"{name}_{key}" if name else key)
+
+
+def _parts(value: Any) -> list[tuple[str, Any]] | None:
+    """What a dict, named tuple, tuple or list holds, by key; None of anything else."""
+    if isinstance(value, Mapping):
+        return [(str(key), part) for key, part in value.items()]
+    if hasattr(value, "_fields"):
+        return list(zip(value._fields, value, strict=True))
+    return [(str(index), part) for index, part in enumerate(value)] if isinstance(value, (tuple, list)) else None
 
 
 def run_model(module: torch.nn.Module, inputs: Arrays, order: Sequence[str]) -> Arrays:
@@ -237,7 +384,9 @@ def call(module: torch.nn.Module, inputs: Arrays, order: Sequence[str]) -> Any:
     """What forward returns for arrays by input name, without gradients; raises ModelError as `run_model`."""
     try:
         with torch.no_grad():
-            return module(*tensors(inputs, order))
+            given = tensors(inputs, order)
+            count = positional_count(module, order)
+            return module(*given[:count], **dict(zip(order[count:], given[count:], strict=True)))
     except Exception as error:
         shapes = ", ".join(f"{name} {inputs[name].dtype} {list(inputs[name].shape)}" for name in order)
         raise ModelError(

@@ -162,6 +162,27 @@ class ThresholdMethod:
     threshold: Callable[..., float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Capture:
+    """A captured model, as the export takes it.
+
+    Attributes:
+        module: a torch.jit.ScriptModule or a torch.export.ExportedProgram, which takes the inputs by position.
+        shapes: the inputs in that order; of each the sizes, with a name for a dynamic one.
+        probes, golden: inputs, and the eager model's outputs on them, by name; the first is the example.
+        further, wanted: more of both, on which the model is only compared.
+        exported: what the export once made of it, by the capture's own trial.
+    """
+
+    module: Any
+    shapes: Mapping[str, Sequence[int | str]]
+    probes: Sequence[Arrays]
+    golden: Sequence[Arrays]
+    further: Sequence[Arrays] = ()
+    wanted: Sequence[Arrays] = ()
+    exported: Any = None
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """An input or output: name, dtype as NumPy spells it, and shape range (one entry a dimension)."""

@@ -4,22 +4,27 @@ from stages.entry import Job, run
 
 
 def work(job: Job) -> None:
-    from qntz.artifacts import CAPTURED_FROM, CAPTURED_MODULE, read_json, read_runs, write_bytes, write_json
+    from qntz.artifacts import CAPTURED_JSON, read_json, read_runs, write_bytes, write_json
     from qntz.export import export, record
+    from qntz.model import load_captured
+    from qntz.records import Capture
 
-    config = job.config.export
+    config, told = job.config.export, read_json(job.of.captured / CAPTURED_JSON)
+    captured = Capture(
+        module=load_captured(job.of.captured),
+        shapes={name: job.config.model.inputs[name].shape for name in told["inputs"]},
+        probes=read_runs(job.of.probes),
+        golden=read_runs(job.of.golden),
+    )
     exported = export(
-        job.of.captured / CAPTURED_MODULE,
-        job.config.model.inputs,
-        read_runs(job.of.probes),
-        read_runs(job.of.golden),
+        captured,
         opset=config.opset,
         tolerance=config.tolerance,
         symbolics=job.plugins.provided("qntz_symbolics", opset=config.opset),
         passes=job.plugins.provided("qntz_graph_passes", phase="export"),
         require=config.require,
         forbid=config.forbid,
-        made_from=read_json(job.of.captured / CAPTURED_FROM),
+        made_from=told["made_from"],
     )
     told = record(exported, config.tolerance)
     write_bytes(job.of.onnx, exported.data)

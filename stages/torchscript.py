@@ -4,7 +4,7 @@ from stages.entry import Job, run
 
 
 def work(job: Job) -> None:
-    from qntz.artifacts import CAPTURED_FROM, CAPTURED_MODULE, write_bytes, write_json, write_runs
+    from qntz.artifacts import CAPTURED_JSON, CAPTURED_PROGRAM, CAPTURED_SCRIPT, write_bytes, write_json, write_runs
     from qntz.model import in_order, load_model
     from qntz.probes import probes_for
     from qntz.torchscript import archive_bytes, capture, record, reference_outputs, rewritten
@@ -18,22 +18,33 @@ def work(job: Job) -> None:
     rewrites = job.plugins.provided("qntz_module_rewrites")
     module, proofs = rewritten(eager, rewrites, probes, order, require=config.require, forbid=config.forbid)
     captured = capture(
-        module, probes[0], probes[1:], dims=model.dims, method=config.method, tolerance=config.tolerance, original=eager
+        module,
+        probes[0],
+        probes[1:],
+        dims=model.dims,
+        shapes={name: spec.shape for name, spec in model.inputs.items()},
+        method=config.method,
+        tolerance=config.tolerance,
+        original=eager,
+        opset=job.config.export.opset,
+        symbolics=job.plugins.provided("qntz_symbolics", opset=job.config.export.opset),
+        seconds=config.seconds,
+        memory=int(config.memory_gib * 2**30),
     )
     reference = reference_outputs(eager, [inputs for inputs, _ in test_batches(job, samples)], order)
     data, told = archive_bytes(captured.module), record(captured, proofs, config.tolerance, eager)
     source = model.weights or model.torchscript
     weights = {source: job.inputs["weights"]} if source else {}
     made_from = {**weights, **job.inputs["model_files"], **job.inputs["extra"]}
-    write_bytes(job.of.captured / CAPTURED_MODULE, data)
-    write_json(job.of.captured / CAPTURED_FROM, made_from)
+    write_bytes(job.of.captured / (CAPTURED_PROGRAM if captured.method == "dynamo" else CAPTURED_SCRIPT), data)
+    write_json(job.of.captured / CAPTURED_JSON, {"inputs": captured.order, "made_from": made_from})
     write_runs(job.of.probes, probes)
     write_runs(job.of.golden, captured.golden)
     write_runs(job.of.reference, reference)
     write_json(job.of.torchscript_json, told)
     fired = [proof.name for proof in proofs if proof.places]
     job.say(
-        f"{captured.method} is right on {len(probes)} probes, worst error {captured.parity.error:.2g}"
+        f"{captured.method} is right on {len(probes)} probes, worst error {captured.worst.error:.2g}"
         + (f"; rewritten: {', '.join(fired)}" if fired else "")
     )
 

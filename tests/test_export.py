@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from qntz import ort
-from qntz.config import InputConfig
 from qntz.errors import ExportError, ParityError, PluginError, RewriteError
-from qntz.export import dynamic_axes, export
-from qntz.model import run_model
-from qntz.records import GraphPass, Provided, Symbolic
+from qntz.export import Exported, export
+from qntz.export.names import dynamic_axes
+from qntz.model import load_torchscript, run_model
+from qntz.records import Capture, GraphPass, Provided, Symbolic
 from qntz.torchscript import archive_bytes, capture
 
-INPUTS = {"x": InputConfig("float32", ["batch", "length"])}
+SHAPES = {"x": ("batch", "length")}
 RNG = np.random.default_rng(3)
 PROBES = [{"x": RNG.standard_normal(shape).astype(np.float32)} for shape in ((2, 3), (5, 4), (1, 7))]
 
@@ -51,6 +52,12 @@ class NoNan(nn.Module):
         return torch.special.entr(x.abs() + 0.5)
 
 
+def exported_from(module: torch.jit.ScriptModule, probes: list, outputs: list, **options: Any) -> Exported:
+    """At opset 17, and with none but the given translations and passes."""
+    given = {"opset": 17, "symbolics": (), "passes": (), **options}
+    return export(Capture(module=module, shapes=SHAPES, probes=probes, golden=outputs), **given)
+
+
 def traced(module: nn.Module) -> torch.jit.ScriptModule:
     return torch.jit.trace(module.eval(), (torch.from_numpy(PROBES[0]["x"]),))
 
@@ -61,7 +68,7 @@ def golden(module: nn.Module, probes: list = PROBES) -> list:
 
 def test_dynamic_dimensions_keep_their_names_and_the_outputs_are_eager(tmp_path: Path) -> None:
     net = Net()
-    exported = export(traced(net), INPUTS, PROBES, golden(net), opset=17)
+    exported = exported_from(traced(net), PROBES, golden(net))
     model = onnx.load_from_string(exported.data)
     shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.output}
     assert shapes == {"output_0": ["batch", 4, "length"], "output_1": ["batch"]}
@@ -77,7 +84,7 @@ def test_a_saved_file_gives_the_same_bytes_as_the_next_export(tmp_path: Path) ->
     net = Net()
     for name in ("a.ts", "b.ts"):
         (tmp_path / name).write_bytes(archive_bytes(traced(net)))
-    a, b = (export(tmp_path / name, INPUTS, PROBES, golden(net)).data for name in ("a.ts", "b.ts"))
+    a, b = (exported_from(load_torchscript(tmp_path / name), PROBES, golden(net)).data for name in ("a.ts", "b.ts"))
     assert a == b
     assert str(tmp_path).encode() not in a
 
@@ -85,7 +92,7 @@ def test_a_saved_file_gives_the_same_bytes_as_the_next_export(tmp_path: Path) ->
 def test_control_flow_stays_control_flow() -> None:
     script = torch.jit.script(Loops())
     probes = [{"x": np.full((2, 2), v, np.float32)} for v in (0.25, 40.0, -7.0)]
-    exported = export(script, INPUTS, probes, golden(Loops(), probes))
+    exported = exported_from(script, probes, golden(Loops(), probes))
     assert exported.operators["If"] == 1
     assert exported.operators["Loop"] == 1
     x = {"x": np.full((3, 1), 3.0, np.float32)}  # 3 -> 1.5 -> 0.75, and 1 more for a positive sum
@@ -98,13 +105,13 @@ def test_a_trace_that_froze_a_size_is_caught() -> None:
             return x * float(x.shape[1])
 
     with pytest.raises(ParityError) as error:
-        export(traced(Frozen()), INPUTS, PROBES, golden(Frozen()))
+        exported_from(traced(Frozen()), PROBES, golden(Frozen()))
     assert "model.onnx: differs from the eager model: output 'output' on probe" in str(error.value)
 
 
 def test_an_operator_without_translation_is_named(capfd) -> None:
     with pytest.raises(ExportError) as error:
-        export(traced(Fft()), INPUTS, PROBES, golden(Fft()))
+        exported_from(traced(Fft()), PROBES, golden(Fft()))
     assert "opset 17: the model cannot be exported: Exporting the operator 'aten::fft_rfft'" in str(error.value)
     assert "graph(" not in "".join(capfd.readouterr())  # torch's print of the whole graph is kept back
 
@@ -116,32 +123,31 @@ def entr(g, x):
 def test_a_symbolic_translates_and_is_counted() -> None:
     symbolic = Provided(Symbolic("aten::special_entr", entr), "plugins/entr.py")
     with pytest.raises(ExportError, match="special_entr"):
-        export(traced(NoNan()), INPUTS, PROBES, golden(NoNan()))
-    exported = export(traced(NoNan()), INPUTS, PROBES, golden(NoNan()), symbolics=[symbolic])
+        exported_from(traced(NoNan()), PROBES, golden(NoNan()))
+    exported = exported_from(traced(NoNan()), PROBES, golden(NoNan()), symbolics=[symbolic])
     assert exported.symbolics == [
         {"name": "aten::special_entr", "provider": "plugins/entr.py", "fired": 1, "reason": ""}
     ]
     with pytest.raises(ExportError):  # and torch has forgotten it again
-        export(traced(NoNan()), INPUTS, PROBES, golden(NoNan()))
+        exported_from(traced(NoNan()), PROBES, golden(NoNan()))
 
 
 def test_a_symbolic_that_does_not_fire_or_fails() -> None:
     net = Net()
     unused = Provided(Symbolic("aten::special_entr", entr), "plugins/entr.py")
-    exported = export(traced(net), INPUTS, PROBES, golden(net), symbolics=[unused])
+    exported = exported_from(traced(net), PROBES, golden(net), symbolics=[unused])
     assert exported.symbolics[0]["reason"] == "the captured model has no such operator"
     with pytest.raises(RewriteError, match="symbolic 'aten::special_entr' is required and did not fire"):
-        export(traced(net), INPUTS, PROBES, golden(net), symbolics=[unused], require=["aten::special_entr"])
+        exported_from(traced(net), PROBES, golden(net), symbolics=[unused], require=["aten::special_entr"])
     with pytest.raises(RewriteError, match="no symbolic or graph pass 'nonsense'"):
-        export(traced(net), INPUTS, PROBES, golden(net), symbolics=[unused], forbid=["nonsense"])
+        exported_from(traced(net), PROBES, golden(net), symbolics=[unused], forbid=["nonsense"])
 
     def broken(g, x):
         raise KeyError("x")
 
     with pytest.raises((PluginError, ExportError), match="special_entr"):
-        export(
+        exported_from(
             traced(NoNan()),
-            INPUTS,
             PROBES,
             golden(NoNan()),
             symbolics=[Provided(Symbolic("aten::special_entr", broken), "p")],
@@ -151,7 +157,7 @@ def test_a_symbolic_that_does_not_fire_or_fails() -> None:
 def test_a_wrong_symbolic_is_caught_by_the_outputs() -> None:
     wrong = Provided(Symbolic("aten::special_entr", lambda g, x: g.op("Mul", x, g.op("Log", x))), "plugins/wrong.py")
     with pytest.raises(ParityError, match="off by 2 of its largest magnitude"):
-        export(traced(NoNan()), INPUTS, PROBES, golden(NoNan()), symbolics=[wrong])
+        exported_from(traced(NoNan()), PROBES, golden(NoNan()), symbolics=[wrong])
 
 
 def test_passes_run_and_are_recorded() -> None:
@@ -160,9 +166,8 @@ def test_passes_run_and_are_recorded() -> None:
         return model, 1
 
     net = Net()
-    exported = export(
+    exported = exported_from(
         traced(net),
-        INPUTS,
         PROBES,
         golden(net),
         passes=[Provided(GraphPass("rename", rename), "p")],
@@ -175,7 +180,7 @@ def test_passes_run_and_are_recorded() -> None:
 def test_outputs_named_after_the_input_dimension_they_follow() -> None:
     probes = [{"x": np.zeros(s, np.float32)} for s in ((2, 3), (4, 3), (3, 5))]
     outputs = [{"y": np.zeros((p["x"].shape[1], 2, p["x"].shape[0] + 1))} for p in probes]
-    assert dynamic_axes(INPUTS, probes, outputs) == {"x": {0: "batch", 1: "length"}, "y": {0: "length", 2: "y_2"}}
+    assert dynamic_axes(SHAPES, probes, outputs) == {"x": {0: "batch", 1: "length"}, "y": {0: "length", 2: "y_2"}}
 
 
 class Named(nn.Module):
@@ -191,7 +196,7 @@ class Listed(nn.Module):
 @pytest.mark.parametrize(("net", "names"), [(Named(), ["twice", "sum"]), (Listed(), ["output_0", "output_1"])])
 def test_a_dict_or_list_of_outputs_is_traced_and_exported_under_its_names(net: nn.Module, names: list[str]) -> None:
     captured = capture(net, PROBES[0], PROBES[1:])
-    exported = export(captured.module, INPUTS, PROBES, captured.golden)
+    exported = export(captured, opset=17)
     model = onnx.load_from_string(exported.data)
     assert [output.name for output in model.graph.output] == names
     got = ort.run_all(exported.data, [PROBES[1]])[0]
@@ -217,7 +222,7 @@ def test_a_scripted_dict_keeps_its_names_its_branch_and_its_modules_paths() -> N
     net = Branches()
     probes = [{"x": np.ones((2, 3), np.float32)}, {"x": -np.ones((4, 3), np.float32)}]
     captured = capture(net, probes[0], probes[1:], method="script")
-    exported = export(captured.module, {"x": InputConfig(shape=["n", 3])}, probes, captured.golden)
+    exported = export(captured, opset=17)
     model = onnx.load_from_string(exported.data)
     assert [output.name for output in model.graph.output] == ["y", "sum"]
     assert "If" in exported.operators

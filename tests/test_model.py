@@ -149,8 +149,14 @@ def test_outputs_are_named() -> None:
     assert list(named_outputs((a, b))) == ["output_0", "output_1"]
     assert list(named_outputs({"logits": a, "none": None})) == ["logits"]
     assert list(named_outputs(namedtuple("Out", "left right")(a, b))) == ["left", "right"]
-    with pytest.raises(ModelError, match="output 'output_1' is a list"):
-        named_outputs((a, [b]))
+    assert list(named_outputs((a, [b, None, {"c": a}]))) == ["output_0", "output_1_0", "output_1_2_c"]
+    assert list(named_outputs({"hidden": (a, b)})) == ["hidden_0", "hidden_1"]
+    with pytest.raises(ModelError, match="output 'output_1_0' is a int"):
+        named_outputs((a, [3]))
+    with pytest.raises(ModelError, match="two outputs have the name 'a_0'"):
+        named_outputs({"a": [a], "a_0": b})
+    with pytest.raises(ModelError, match="forward returns no tensor"):
+        named_outputs({"none": None})
     with pytest.raises(ModelError, match="forward returns a str"):
         named_outputs("x")
 

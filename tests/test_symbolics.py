@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from qntz.builtin.symbolics import matrix_transpose
-from qntz.config import InputConfig
 from qntz.errors import ExportError
 from qntz.export import export, record
-from qntz.model import run_model
+from qntz.model import load_torchscript, run_model
 from qntz.plugins import load
+from qntz.records import Capture
 from qntz.torchscript import archive_bytes, capture
 
-INPUTS = {"x": InputConfig("float32", ["batch", "length", 8])}
 RNG = np.random.default_rng(5)
 PROBES = [{"x": RNG.standard_normal(shape).astype(np.float32)} for shape in ((2, 3, 8), (3, 5, 8), (1, 2, 8))]
 
@@ -59,30 +58,32 @@ class Layer(nn.Module):
         return self.layer(x)
 
 
-def saved(module: nn.Module, tmp_path: Path) -> tuple[Path, list]:
+def saved(module: nn.Module, tmp_path: Path) -> Capture:
+    """The trace, written and read again."""
     golden = [run_model(module.eval(), probe, ["x"]) for probe in PROBES]
-    captured = capture(module, PROBES[0], PROBES[1:])
+    captured = capture(module, PROBES[0], PROBES[1:], method="trace")
     path = tmp_path / "model.ts"
     path.write_bytes(archive_bytes(captured.module))
-    return path, golden
+    shapes = {"x": ("batch", "length", 8)}
+    return Capture(module=load_torchscript(path), shapes=shapes, probes=PROBES, golden=golden)
 
 
 @pytest.mark.parametrize("make", [Heads, Middle, Layer])
 def test_it_exports_from_a_saved_capture_and_is_right_at_other_sizes(make, tmp_path: Path, root: Path) -> None:
     torch.manual_seed(0)
-    path, golden = saved(make(), tmp_path)
+    captured = saved(make(), tmp_path)
     shipped = load(root).provided("qntz_symbolics", opset=17)
-    exported = export(path, INPUTS, PROBES, golden, opset=17, tolerance=1e-5, symbolics=shipped)
+    exported = export(captured, opset=17, tolerance=1e-5, symbolics=shipped)
     assert exported.parity.error < 1e-5
     if make is not Layer:
         with pytest.raises(ExportError):
-            export(path, INPUTS, PROBES, golden, opset=17, tolerance=1e-5)
+            export(captured, opset=17, tolerance=1e-5, symbolics=())
 
 
 def test_those_that_did_nothing_are_not_listed(tmp_path: Path, root: Path) -> None:
-    path, golden = saved(Doubles(), tmp_path)
+    captured = saved(Doubles(), tmp_path)
     shipped = load(root).provided("qntz_symbolics", opset=17)
-    told = record(export(path, INPUTS, PROBES, golden, opset=17, tolerance=1e-5, symbolics=shipped), 1e-5)
+    told = record(export(captured, opset=17, tolerance=1e-5, symbolics=shipped), 1e-5)
     assert told["symbolics"] == []
 
 

@@ -16,7 +16,13 @@ def weigh(subject: Subject, leaks: Iterable[Leak]) -> tuple[Severity, str]:
     """The severity of leaks taken together, and what becomes of the outputs, in words."""
     effects = {subject.effect(leak) for leak in leaks}
     if "breaks" in effects:
-        return "error", "frozen as tracing freezes it, it makes the outputs on other inputs wrong"
+        wrong = "frozen as tracing freezes it, it makes the outputs on other inputs wrong"
+        # by these the model is captured by a trace only where that is right
+        return (
+            ("warning", f"{wrong}: not to be traced")
+            if subject.route in ("auto", "mixed", "dynamo")
+            else ("error", wrong)
+        )
     if "harmless" in effects:
         return "warning", "frozen as tracing freezes it, it left the outputs on the other inputs as they were"
     return "warning", "what becomes of the outputs when it is frozen could not be tried"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qntz.check.run import Runner, invoke, same
+from qntz.check.run import Runner, same
 from qntz.check.subject import Effect, Leak, Trace
 from qntz.check.traced import Tracer
 from qntz.errors import ModelError
@@ -73,7 +73,7 @@ class Effects:
         for run in others:
             try:
                 replay = self.runner.recorder(run, {}, values)
-                call = Tracer(invoke) if traced else invoke
+                call = Tracer(self.runner.invoke) if traced else self.runner.invoke
                 frozen = self.runner.run(run, replay, seed=0, call=call)
             except ModelError:
                 return "breaks"  # what the example gave does not even fit the other input

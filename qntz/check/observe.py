@@ -17,7 +17,7 @@ from qntz.check.index import SourceIndex, forward_of
 from qntz.check.operators import Exported, exported
 from qntz.check.record import Log
 from qntz.check.resolve import UNKNOWN
-from qntz.check.run import Runner, cloned, invoke, named, positional, same
+from qntz.check.run import Runner, cloned, named, positional, same
 from qntz.check.state import GENERATORS, Holding, buffers_kept, seeded
 from qntz.check.subject import Inputs, Observations, Seen, StateChange, Trace
 from qntz.check.traced import Tracer, is_traced_as_module, tensors_of, without_gradients
@@ -156,7 +156,7 @@ class Observer(Runner):
         refused = None
         forms = (True,) if is_traced_as_module(self.module) else (False, True)
         for as_module in forms:  # a module may hold what cannot be a constant: quantized or sparse weights
-            tracer = self.tracer = Tracer(invoke, as_module)
+            tracer = self.tracer = Tracer(self.invoke, as_module)
             try:
                 with self.put_back():
                     if self.held:
@@ -180,7 +180,7 @@ class Observer(Runner):
         others = [run for run in wrong if by_values or run in sizes][:REPLAYS] or sizes[:1]
         for run in others:
             with contextlib.suppress(ModelError):  # it ran without a trace; the trace on the example counts
-                self.run(run, self.recorder(run, {}), seed=0, call=Tracer(invoke))
+                self.run(run, self.recorder(run, {}), seed=0, call=Tracer(self.invoke))
         for key in leaks:
             values = self.log.values.get(key, {})
             told = [values.get(run) for run in (0, *others)]
@@ -199,9 +199,16 @@ class Observer(Runner):
         plain = [[leaf for leaf in self.outputs[n] if not isinstance(leaf, torch.Tensor)] for n in (0, run)]
         return same(*plain) and same(tensors_of(self.outputs[run]), got, TRACE_TOLERANCE)
 
+    def _flat(self, compiled: Any) -> Callable[[Sequence[Any]], list[torch.Tensor]]:
+        def run(arguments: Sequence[Any]) -> list[torch.Tensor]:
+            with torch.no_grad():
+                return tensors_of(self.invoke(compiled, arguments))
+
+        return run
+
     def scripted(self, compiled: Any) -> Trace:
         """What the compiled model gives on all inputs."""
-        wrong = tuple(run for run in range(len(self.inputs)) if not self._agrees(_flat(compiled), run))
+        wrong = tuple(run for run in range(len(self.inputs)) if not self._agrees(self._flat(compiled), run))
         return Trace(wrong=wrong, tried=len(self.inputs))
 
     def exported(self, opset: int, symbolics: Sequence[Provided]) -> Exported:
@@ -215,7 +222,7 @@ class Observer(Runner):
             return exported(function, again, arguments, opset, self.index, thorough, symbolics)
 
     def _retraced(self, arguments: Sequence[torch.Tensor]) -> torch.jit.ScriptModule:
-        tracer = Tracer(invoke, as_module=True)
+        tracer = Tracer(self.invoke, as_module=True)
         tracer(self.module, positional(cloned(self.inputs[0])))
         return tracer.function
 
@@ -258,11 +265,3 @@ def _scaled(tensor: torch.Tensor, factor: float) -> torch.Tensor:
 def _repeated(tensor: torch.Tensor, count: int) -> torch.Tensor:
     """More samples, along the first axis."""
     return torch.cat([tensor, tensor.flip(0), tensor][:count])
-
-
-def _flat(module: Any) -> Callable[[Sequence[Any]], list[torch.Tensor]]:
-    def run(arguments: Sequence[Any]) -> list[torch.Tensor]:
-        with torch.no_grad():
-            return tensors_of(module(*arguments))
-
-    return run

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import io
 import sys
 import traceback
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from qntz.check.subject import Inputs
 from qntz.check.traced import tensors_of
 from qntz.compare import relative_error
 from qntz.errors import ModelError, one_line
-from qntz.model import forward_parameters, in_order
+from qntz.model import forward_parameters, in_order, positional_count
 
 TOLERANCE = 1e-5  # of the largest magnitude; both runs use the same kernels, so anything above it is a real difference
 _NUMERIC = (torch.Tensor, np.ndarray, np.generic, int, float, complex)
@@ -45,6 +46,9 @@ class Runner:
     def __init__(self, module: torch.nn.Module, inputs: Sequence[Inputs], index: SourceIndex) -> None:
         self.module, self.index = module, index
         self.inputs = [plain(one, module) for one in inputs]
+        names = list(self.inputs[0]) if isinstance(self.inputs[0], Mapping) else []
+        known = set(names) & set(forward_parameters(module))
+        self.invoke = functools.partial(invoke, names=names[positional_count(module, names) :] if known else ())
         tensors = [*module.parameters(), *module.buffers(), *named(self.inputs[0]).values()]
         if any(tensor.is_nested for tensor in named(self.inputs[0]).values()):
             raise ModelError("nested tensors are no inputs of a capture", do="Give padded tensors and a mask.")
@@ -84,7 +88,7 @@ class Runner:
             warnings.simplefilter("ignore")  # the capture shows them; here each would come once a run
             try:
                 with torch.inference_mode(False), torch.no_grad(), uncompiled(), mode:
-                    outputs = (call or invoke)(self.module, positional(arguments))
+                    outputs = (call or self.invoke)(self.module, positional(arguments))
                 return cloned(pytree.tree_leaves(outputs))  # before the buffers among them are put back
             except (Exception, SystemExit) as error:
                 raise self._model_error(error, number) from error
@@ -164,8 +168,11 @@ class Runner:
         )
 
 
-def invoke(module: torch.nn.Module, arguments: Sequence[Any]) -> Any:
-    return module(*arguments)  # the frame that ends the model's stack
+def invoke(module: torch.nn.Module, arguments: Sequence[Any], names: Sequence[str] = ()) -> Any:
+    """The model's call, with the last arguments given by these names."""
+    count = len(arguments) - len(names)
+    named_ones = dict(zip(names, arguments[count:], strict=True))
+    return module(*arguments[:count], **named_ones)  # the frame that ends the model's stack
 
 
 def uncompiled() -> Any:

@@ -18,6 +18,7 @@ import torch
 from qntz.check.index import SourceIndex
 from qntz.check.places import Place, owner_of
 from qntz.check.resolve import Function
+from qntz.model import compiled
 
 _FILE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _KINDS = (
@@ -65,7 +66,7 @@ def refusals(module: torch.nn.Module, index: SourceIndex, everything: bool) -> t
         everything: compiles installed code too, and the whole model; else only the user's own modules and functions.
     """
     found: dict[tuple[str, int], Refusal] = {}
-    compiled = None
+    made = None
     if circle := _circle(module):
         why = f"{circle} holds itself, which torch.jit.script does not survive"
         return (Refusal("unsupported-python", why, index.place_of_member(circle), (), True),), None
@@ -74,15 +75,15 @@ def refusals(module: torch.nn.Module, index: SourceIndex, everything: bool) -> t
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                result = _compiled(unit)
-            compiled = result if whole else compiled
+                result = compiled(unit)
+            made = result if whole else made
         except Exception as error:  # the compiler raises RuntimeError, OSError, TypeError, its own kinds and more
             refusal = _read(str(error) or type(error).__name__, type(error).__name__, index, whole, name)
             key = (refusal.place.path, refusal.place.line)
             known = found.get(key)
             if known is None or (whole and not known.whole):
                 found[key] = refusal
-    return tuple(found.values()), compiled
+    return tuple(found.values()), made
 
 
 def _circle(module: torch.nn.Module) -> str:
@@ -100,19 +101,6 @@ def _circle(module: torch.nn.Module) -> str:
             if name not in ("_modules", "_parameters", "_buffers") and holds_itself(value, frozenset()):
                 return f"{path}.{name}" if path else name
     return ""
-
-
-def _compiled(unit: Any) -> Any:
-    """The unit as torch.jit.script compiles it; raises what that raises."""
-    try:
-        return torch.jit.script(unit)
-    except RuntimeError as error:
-        if "Can't redefine method" not in str(error):
-            raise
-        # torch keeps the half type of a class that it once refused, and then no longer says why: so with a type apart
-        from torch.jit import _recursive
-
-        return _recursive.create_script_module(unit, _recursive.infer_methods_to_compile, share_types=False)
 
 
 def _units(module: torch.nn.Module, index: SourceIndex, everything: bool) -> Iterator[tuple[Any, str]]:

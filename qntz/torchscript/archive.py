@@ -1,32 +1,55 @@
-"""TorchScript archives with the same bytes for the same module, wherever and whenever they are written.
+"""TorchScript archives and exported programs with the same bytes for the same module, wherever and whenever they are
+written.
 
-torch.jit.save records source paths (`*.debug_pkl`), the archive's file stem and an id of the serialisation; none of
-them is part of the program. They are left out, and torch's own writer then derives the id from the records.
+torch records source paths (`*.debug_pkl`, an exported program's stack traces), the archive's file stem and an id of the
+serialisation; none of them is part of the program. They are left out, and torch's own writer then derives the id from
+the records.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import zipfile
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 STEM = "model"
-_WRITTEN_BY_TORCH = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
+_WRITTEN_BY_TORCH = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/version")
+_SERIALIZATION_ID = ".data/serialization_id"
 
 
-def archive_bytes(module: torch.jit.ScriptModule) -> bytes:
-    """A TorchScript archive that torch.jit.load reads, without what differs between machines and processes."""
+def archive_bytes(module: torch.jit.ScriptModule | torch.export.ExportedProgram) -> bytes:
+    """An archive that torch.jit.load or torch.export.load reads, without what differs between machines."""
     saved = io.BytesIO()
-    torch.jit.save(module, saved)
+    if isinstance(module, torch.jit.ScriptModule):
+        torch.jit.save(module, saved)
+    else:
+        torch.export.save(module, saved)
     target = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(target)
+    for name, record in _records(saved):
+        writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
+    return target.getvalue()
+
+
+def _records(saved: io.BytesIO) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(saved) as archive:
         for info in archive.infolist():
             name = info.filename.partition("/")[2]
-            if name.endswith(".debug_pkl") or name in _WRITTEN_BY_TORCH:
+            if name.endswith(".debug_pkl") or name in _WRITTEN_BY_TORCH or name == _SERIALIZATION_ID:
                 continue
             record = archive.read(info)
-            writer.write_record(name, record, len(record))
-    writer.write_end_of_file()
-    return target.getvalue()
+            if name.startswith("models/") and name.endswith(".json"):
+                record = json.dumps(_placeless(json.loads(record)), sort_keys=True).encode()
+            yield name, record
+
+
+def _placeless(value: Any) -> Any:
+    """A program's description without the places in the source that its nodes come from."""
+    if isinstance(value, dict):
+        return {key: _placeless(part) for key, part in value.items() if key != "stack_trace"}
+    return [_placeless(part) for part in value] if isinstance(value, list) else value

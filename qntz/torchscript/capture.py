@@ -1,182 +1,389 @@
-"""Trace or script, and the comparison with the eager model on every probe that decides whether the capture counts."""
+"""The routes by which a model is captured, and the comparison with the eager model that decides which of them
+counts."""
 
 from __future__ import annotations
 
-import inspect
+import functools
 import io
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from qntz.compare import Difference, require_parity
-from qntz.config import DimConfig
-from qntz.errors import CaptureError, ModelError, ParityError, one_line
-from qntz.model import WRAPPED, arrays_of, call, in_order, named_outputs, run_model, tensors, traceable
-from qntz.records import Arrays, RewriteProof
+from qntz.compare import Difference, differences, require_parity
+from qntz.config import METHODS, DimConfig
+from qntz.errors import (
+    CaptureError,
+    CheckError,
+    ConfigError,
+    ModelError,
+    ParityError,
+    QntzError,
+    did_you_mean,
+    one_line,
+)
+from qntz.export import Exported, export
+from qntz.guard import guarded
+from qntz.model import arrays_in, arrays_of, call, evaluated, in_order, named_outputs, run_model, tensors
+from qntz.records import Arrays, Capture, Provided, RewriteProof
 from qntz.torchscript.archive import archive_bytes
+from qntz.torchscript.further import Shapes, axes_of, extreme_inputs, further_inputs, resized, shapes_of
+from qntz.torchscript.mixed import evidence_of, mixed
+from qntz.torchscript.program import excluded, program_of
+from qntz.torchscript.routes import Plain, place_of, scripted, settled, traced
 
-METHODS = {"trace": "the traced module", "script": "the scripted module", "saved": "the saved module"}
+TOLD = {
+    "trace": "the traced module",
+    "mixed": "the module, traced and scripted,",
+    "script": "the scripted module",
+    "dynamo": "the exported program",
+    "saved": "the saved module",
+}
+ORDER = ("trace", "mixed", "script", "dynamo")
+"""The order in which `auto` tries the routes; never by measured time, so that every machine takes the same."""
+LIMITS = {"seconds": "torchscript.seconds", "memory": "torchscript.memory_gib"}
+WORK = 4e11
+"""Floating point operations that the eager model may take on inputs which `auto` makes."""
+FURTHER = (4, 24)  # the fewest and the most of them
+EXCLUDED = 6  # sizes that are tried of those that an exported program's guards exclude
 
 
 @dataclass(frozen=True)
-class Captured:
-    """A captured model.
+class Tried:
+    """A route that was tried and not taken: why not, and where in the model ("" where it is not told)."""
 
-    Attributes:
-        module: the ScriptModule. method: "trace", "script" or "saved" (it came as TorchScript). why: in words.
-        order: the input names in the order of its parameters. golden: eager outputs by name, per input.
-        parity: its worst difference from the eager model. warnings: what torch warned of, one each, sorted.
-    """
-
-    module: torch.jit.ScriptModule
     method: str
     why: str
-    order: tuple[str, ...]
-    golden: list[Arrays]
-    parity: Difference
-    warnings: tuple[str, ...] = field(default=())
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captured(Capture):
+    """A captured model, and how it came about.
+
+    Attributes:
+        method: "trace", "mixed", "script", "dynamo", or "saved" (it came as TorchScript). why: in words.
+        parity: the worst difference from the eager model on each probe. warnings: what torch warned of, sorted.
+        tried: the routes that were tried before it. training: the submodules that were in training mode and were
+        captured in evaluation mode.
+    """
+
+    method: str
+    why: str
+    parity: tuple[Difference, ...]
+    warnings: tuple[str, ...] = ()
+    tried: tuple[Tried, ...] = ()
+    training: tuple[str, ...] = ()
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The input names in the order in which the module takes them."""
+        return tuple(self.shapes)
+
+    @property
+    def worst(self) -> Difference:
+        """The worst difference on any probe."""
+        return max(self.parity, key=lambda one: one.error)
 
 
 def capture(
     module: torch.nn.Module,
-    example_inputs: Arrays,
-    probes: Sequence[Arrays] = (),
+    example_inputs: Any,
+    probes: Sequence[Any] = (),
     *,
     dims: Mapping[str, DimConfig] | None = None,
-    method: str = "trace",
+    shapes: Shapes | None = None,
+    method: str = "auto",
     tolerance: float = 1e-4,
     original: torch.nn.Module | None = None,
+    opset: int | None = None,
+    symbolics: Sequence[Provided] | None = None,
+    seconds: float = 600.0,
+    memory: int = 8 << 30,
 ) -> Captured:
-    """Captures `module` by `method` and compares it with the eager model on the example and every probe.
+    """Captures `module` by `method` and compares it with the eager model on the example and every probe; with "auto" by
+    the first route of `ORDER` that is right on them and on further inputs, which are made of them, both as it is and as
+    ONNX. The model is captured in evaluation mode and on the CPU.
 
     Args:
-        example_inputs: arrays by input name; a trace is recorded with it. probes: further inputs.
-        dims: the dynamic dimensions; unused by trace and script, which take any size.
+        example_inputs: arrays or tensors by input name, or a tuple of them in the order of forward's parameters; what
+        is None is left out. probes: further inputs of the same kind.
+        dims: the dynamic dimensions by name. shapes: of each input the sizes, with those names; without it a dimension
+        is dynamic that differs between the example and a probe.
         tolerance: worst |difference| over the largest magnitude of an output.
         original: the eager model that counts, where `module` is a rewritten copy of it; else `module` itself.
+        opset, symbolics: of the export that "auto" tries a route by, as `qntz.export.export` takes them.
+        seconds, memory: what a route that compiles, and the trial of an export, may take, each in a process of its own;
+        memory in bytes.
 
     Raises:
-        CaptureError: torch refuses, or the capture's outputs are not the model's.
+        CaptureError: torch refuses, or the capture's outputs are not the model's; with every route that was `tried`.
         ModelError: the eager model refuses the inputs, gives NaN, or is not deterministic.
+        ConfigError: there is no such method.
     """
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}", where="torchscript.method", do=did_you_mean(method, METHODS))
     eager = original if original is not None else module
-    order = in_order(eager, list(example_inputs))
-    inputs = [example_inputs, *probes]
-    raw = call(eager, example_inputs, order)
-    golden = [arrays_of(raw), *(run_model(eager, one, order) for one in probes)]
-    _require_sane(golden, order)
-    _require_repeatable(run_model(eager, example_inputs, order), golden[0])
-    flat = isinstance(raw, torch.Tensor) or (type(raw) is tuple)
-    if isinstance(module, torch.jit.ScriptModule):
-        script, why, method, caught = module, "the model came as a saved TorchScript file", "saved", []
-    else:
-        script, why = None, f"torchscript.method is {method}"
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            if method == "trace":
-                script = _traced(module if flat else _Plain(module, order, flat), example_inputs, order)
-            else:
-                script = _scripted(module)
-    if method != "trace":
-        script = _settled(script, example_inputs, order, flat)
-    outputs = [_run(script, one, order, method, list(golden[0])) for one in inputs]
+    given = [arrays_in(eager, one) for one in (example_inputs, *probes)]
+    order = in_order(eager, list(given[0]))
+    for one in given[1:]:
+        if set(one) != set(order):
+            raise ModelError(
+                "a probe has other inputs than the example", why=f"{', '.join(one)}, not {', '.join(order)}"
+            )
+    inputs = [{name: one[name] for name in order} for one in given]
+    _require_evaluation(eager, inputs[0], order)
+    with evaluated(eager) as training, evaluated(module):
+        work = _Work(module, eager, inputs, shapes or shapes_of(inputs, dims or {}), dims or {}, tolerance)
+        if isinstance(module, torch.jit.ScriptModule):
+            found = work.captured(*work.saved())
+        elif method != "auto":
+            found = work.captured(*work.route(method, seconds, memory))
+            found = replace(found, why="; ".join(filter(None, (f"torchscript.method is {method}", found.why))))
+        else:
+            trial = functools.partial(export, opset=opset, tolerance=tolerance, symbolics=symbolics, passes=())
+            found = _first(work, trial, seconds, memory)
+    return replace(found, training=training)
+
+
+def _require_evaluation(eager: torch.nn.Module, inputs: Arrays, order: Sequence[str]) -> None:
+    """Raises ModelError where a part of a model in evaluation mode is in training mode, and that changes its outputs:
+    it is as likely meant as forgotten. A model that is in training mode as a whole is captured in evaluation mode."""
+    awake = [path for path, part in eager.named_modules() if getattr(part, "training", False)]
+    if not awake or "" in awake:
+        return
+    trained = run_model(eager, inputs, order)
+    with evaluated(eager):
+        if differences([run_model(eager, inputs, order)], [trained])[0].error > 0:
+            raise ModelError(
+                f"{awake[0]} is in training mode in a model in evaluation mode",
+                why="the outputs depend on it",
+                do="Call eval() on the model, or build it of what it does in training.",
+            )
+
+
+def _first(work: _Work, trial: Callable[[Capture], Exported], seconds: float, memory: int) -> Captured:
+    """By the first route that is right."""
+    work.add_further()
+    tried: list[Tried] = []
+    for route in ORDER:
+        try:
+            found = work.captured(*work.route(route, seconds, memory))
+            exported = _apart(lambda found=found: trial(found), "the trial of its export", seconds, memory)
+        except QntzError as error:
+            tried.append(Tried(route, f"{error.what}: {error.why}" if error.why else error.what, error.where))
+            continue
+        why = "; ".join(filter(None, (f"the first of {', '.join(ORDER)} that is right", found.why)))
+        return replace(found, why=why, tried=tuple(tried), exported=exported)
+    raise CaptureError(
+        "no route captures the model",
+        where=next((one.where for one in tried if ".py:" in one.where), ""),
+        why="; ".join(f"{one.method}: {one.why}" for one in tried),
+        do="Run qntz check, which names the lines, and rewrite them or provide a rewrite.",
+        tried=tuple(tried),
+    )
+
+
+def _apart(work: Callable[[], Any], what: str, seconds: float, memory: int) -> Any:
+    """What `work` returns in a process of its own; raises CaptureError where that ends, takes too long or too much."""
+
+    def alone(loaded: Callable[[], None]) -> Any:
+        torch.set_num_threads(1)  # a fork has none of its parent's threads, and would wait for them
+        loaded()
+        return work()
+
     try:
-        parity = require_parity(outputs, golden, tolerance, METHODS[method])
-    except ParityError as error:
-        advice = {"trace": "Set torchscript.method to script, or r", "script": "Set torchscript.method to trace, or r"}
-        raise CaptureError(
-            f"{method} captures another model",
-            why=error.why,
-            do=f"{advice.get(method, 'R')}ewrite what depends on the input's values or sizes.",
-        ) from error
-    told = sorted({str(w.message).splitlines()[0] for w in caught if issubclass(w.category, torch.jit.TracerWarning)})
-    return Captured(script, method, why, tuple(order), golden, parity, tuple(told))
+        return guarded(alone, seconds=seconds, memory=memory, limits=LIMITS, what=what)
+    except CheckError as error:
+        raise CaptureError(error.what, where=error.where, why=error.why, do=error.do) from error
 
 
-def _traced(module: torch.nn.Module, example: Arrays, order: Sequence[str]) -> torch.jit.ScriptModule:
-    try:
-        with torch.no_grad(), traceable():
-            # check_trace only repeats the example, the probes do more
-            return torch.jit.trace(module, tensors(example, order), check_trace=False)
-    except Exception as error:
-        raise CaptureError(
-            "the model cannot be traced", why=one_line(error), do="Set torchscript.method to script."
-        ) from error
+Made = tuple[Any, str, str, Sequence[str]]
+"""What a route makes: the module, its method, why, and the warnings."""
 
 
-def _scripted(module: torch.nn.Module) -> torch.jit.ScriptModule:
-    try:
-        return torch.jit.script(module)
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        place = next((line for line in lines if line.startswith("File ")), "")
-        raise CaptureError(
-            "the model cannot be scripted",
-            where=place.removeprefix("File ").replace('"', "").replace(", line ", ":"),
-            why=lines[0] if lines else type(error).__name__,
-            do="Set torchscript.method to trace, or write that part so that TorchScript takes it.",
-        ) from error
+class _Work:
+    """What the routes of one capture share: the model, its inputs, and what it gives on them."""
 
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        eager: torch.nn.Module,
+        inputs: list[Arrays],
+        shapes: Shapes,
+        dims: Mapping[str, DimConfig],
+        tolerance: float,
+    ) -> None:
+        self.module, self.eager, self.inputs = module, eager, inputs
+        self.order = tuple(inputs[0])
+        self.shapes = {name: tuple(shapes[name]) for name in self.order}
+        self.dims, self.tolerance = dims, tolerance
+        raw = call(eager, inputs[0], self.order)
+        tensors_alone = type(raw) is tuple and all(isinstance(one, torch.Tensor) for one in raw)
+        self.flat = isinstance(raw, torch.Tensor) or tensors_alone
+        self.golden = [arrays_of(raw), *(run_model(eager, one, self.order) for one in inputs[1:])]
+        _require_sane(self.golden, self.order)
+        _require_repeatable(run_model(eager, inputs[0], self.order), self.golden[0])
+        self.further: list[Arrays] = []
+        self.wanted: list[Arrays] = []
+        self.extreme: list[tuple[Arrays, Arrays]] = []
 
-class _Plain(torch.nn.Module):
-    """A model called with exactly these inputs, that returns a tensor or a tuple of tensors: what a dict, list or named
-    tuple holds, in its order."""
+    @property
+    def example(self) -> Arrays:
+        """What is recorded with: the first inputs whose dynamic sizes are of two or more, since one may be special."""
+        sizes = [(name, axis) for axes in axes_of(self.shapes).values() for name, axis in axes]
+        large = (one for one in self.inputs if all(one[name].shape[axis] > 1 for name, axis in sizes))
+        return next(large, self.inputs[0])
 
-    def __init__(self, model: torch.nn.Module, order: Sequence[str], flat: bool) -> None:
-        super().__init__()
-        setattr(self, WRAPPED, model)
+    def add_further(self) -> None:
+        """Makes further inputs, as far as the eager model takes them, within a bound that the model's size gives."""
+        from torch.utils.flop_counter import FlopCounterMode
 
-        def forward(*inputs: torch.Tensor) -> Any:
-            outputs = model(*inputs)
-            return outputs if flat else tuple(named_outputs(outputs).values())
+        with FlopCounterMode(display=False) as counter:
+            call(self.eager, self.inputs[0], self.order)
+        fewest, most = FURTHER
+        count = max(fewest, min(most, int(WORK / max(counter.get_total_flops(), 1))))
+        for inputs in further_inputs(self.inputs, self.shapes, self.dims):
+            if len(self.further) < count:
+                self._add(inputs)
+        for inputs in extreme_inputs(self.inputs):
+            if len(self.further) + len(self.extreme) < count and (outputs := self._eager(inputs)) is not None:
+                self.extreme.append((inputs, outputs))
 
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD  # what the trace names its inputs by
-        forward.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in order])  # type: ignore[attr-defined]
-        self.forward = forward
+    def _eager(self, inputs: Arrays) -> Arrays | None:
+        """The eager model's outputs; None where it refuses the inputs, gives others, or NaN."""
+        try:
+            outputs = run_model(self.eager, inputs, self.order)
+            _require_numbers([outputs], "made input")
+        except ModelError:
+            return None
+        return outputs if set(outputs) == set(self.golden[0]) else None
 
+    def _add(self, inputs: Arrays) -> bool:
+        """Takes inputs to those that are compared on; False where the eager model refuses them."""
+        outputs = self._eager(inputs)
+        if outputs is None:
+            return False
+        self.further.append(inputs)
+        self.wanted.append(outputs)
+        return True
 
-def _settled(
-    script: torch.jit.ScriptModule, example: Arrays, order: Sequence[str], flat: bool
-) -> torch.jit.ScriptModule:
-    """The scripted module itself, or a trace around it, in which its control flow stays: where it has optional
-    arguments, which the exporter refuses as None and else keeps as ONNX optionals, or outputs that are no tensors."""
-    arguments = script.forward.schema.arguments[1:]
-    optional = [argument for argument in arguments if isinstance(argument.type, torch._C.OptionalType)]
-    if flat and len(arguments) == len(order) and not optional:
-        return script
-    try:
-        # read again: a module that was frozen in this process cannot be put into another
-        inner = torch.jit.load(io.BytesIO(archive_bytes(script)))
-        with torch.no_grad():
-            return torch.jit.trace(_Plain(inner, order, flat), tensors(example, order), check_trace=False)
-    except Exception as error:
-        raise CaptureError(
-            "the scripted model cannot be given plain inputs and outputs",
-            why=one_line(error),
-            do="Let forward take no optional arguments, and return a tensor or a tuple of tensors.",
-        ) from error
+    def saved(self) -> Made:
+        script = settled(self.module, self.inputs[0], self.order, self.flat)
+        return script, "saved", "the model came as a saved TorchScript file", ()
 
+    def route(self, method: str, seconds: float, memory: int) -> Made:
+        """What a route makes in a process of its own, read from what that wrote.
 
-def _run(
-    script: torch.jit.ScriptModule, inputs: Arrays, order: Sequence[str], method: str, names: Sequence[str]
-) -> Arrays:
-    """The capture's outputs under the eager model's names, which a tuple has lost."""
-    try:
-        outputs = list(run_model(script, inputs, order).values())
-    except ModelError as error:
-        raise CaptureError(
-            f"{method} captures a model that refuses inputs which the eager model takes",
-            where=error.where,
-            why=error.why,
-            do="A size was frozen: set torchscript.method to script, or take sizes from x.shape as they are.",
-        ) from error
-    if len(outputs) != len(names):
-        raise CaptureError(f"{method} captures {len(outputs)} outputs, the eager model has {len(names)}")
-    return dict(zip(names, outputs, strict=True))
+        Raises:
+            CaptureError: torch refuses, or the process ended, took too long or too much.
+        """
+
+        def make() -> tuple[bytes, str, tuple[str, ...]]:
+            made, told, warned = self._made(method)
+            for one in self.inputs:
+                self._outputs(made, one, method)  # what ends the process does it here
+            try:
+                return archive_bytes(made), told, warned
+            except RuntimeError as error:
+                raise CaptureError("the captured model cannot be saved", why=one_line(error)) from error
+
+        data, why, warned = _apart(make, f"the {method} route", seconds, memory)
+        if method != "dynamo":
+            return torch.jit.load(io.BytesIO(data)), method, why, warned
+        program = torch.export.load(io.BytesIO(data))
+        self._add_excluded(program)
+        return program, method, why, warned
+
+    def _made(self, method: str) -> tuple[Any, str, tuple[str, ...]]:
+        if method == "dynamo":
+            return program_of(self._plain(self.module), self.example, self.order, self.shapes), "", ()
+        if method == "trace":
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                script = traced(self.module, self.example, self.order, self.flat)
+            lines = {str(w.message).splitlines()[0] for w in caught if issubclass(w.category, torch.jit.TracerWarning)}
+            return script, "", tuple(sorted(lines))
+        script, told = self._mixed() if method == "mixed" else (scripted(self.module), "")
+        return settled(script, self.example, self.order, self.flat), told, ()
+
+    def _mixed(self) -> tuple[torch.jit.ScriptModule, str]:
+        given = [dict(zip(self.order, tensors(one, self.order), strict=True)) for one in (*self.inputs, *self.further)]
+        evidence = evidence_of(self.module, given)
+        try:
+            return mixed(self.module, tensors(self.example, self.order), evidence, self._plain)
+        except QntzError:
+            raise
+        except Exception as error:  # the compiler raises RuntimeError, OSError, TypeError, its own kinds and more
+            raise CaptureError(
+                "a part that has to be scripted cannot be", where=place_of(error), why=one_line(error)
+            ) from error
+
+    def _plain(self, module: torch.nn.Module) -> torch.nn.Module:
+        return Plain.around(module, self.order, self.flat)
+
+    def _add_excluded(self, program: torch.export.ExportedProgram) -> None:
+        """Adds inputs of sizes for which the program was not made, which ONNX has no way to refuse."""
+        axes = axes_of(self.shapes)
+        for sizes in excluded(program, self.example, self.shapes, self.dims):
+            for label, size in sizes[:EXCLUDED]:
+                if self._add(resized(self.example, axes[label], size)):
+                    break
+
+    def captured(self, module: Any, method: str, why: str, warned: Sequence[str]) -> Captured:
+        """The capture, if it is right on all inputs.
+
+        Raises:
+            CaptureError: naming the inputs on which it is not.
+        """
+        beyond = [*self.further, *(one for one, _ in self.extreme)]
+        outputs = [self._outputs(module, one, method) for one in (*self.inputs, *beyond)]
+        advice = {"trace": "Set torchscript.method to auto, or r"}
+        do = f"{advice.get(method, 'R')}ewrite what depends on the input's values or sizes."
+        count = len(self.inputs)
+        try:
+            require_parity(outputs[:count], self.golden, self.tolerance, TOLD[method])
+            if beyond:
+                made, usual = outputs[count:], self.golden
+                wanted = [*self.wanted, *(one for _, one in self.extreme)]
+                require_parity(made, wanted, self.tolerance, TOLD[method], usual=usual, inputs="made input")
+        except ParityError as error:
+            raise CaptureError(f"{method} captures another model", why=error.why, do=do) from error
+        return Captured(
+            module=module,
+            shapes=self.shapes,
+            probes=self.inputs,
+            golden=self.golden,
+            further=self.further,
+            wanted=self.wanted,
+            method=method,
+            why=why,
+            parity=tuple(differences(outputs[:count], self.golden)),
+            warnings=tuple(warned),
+        )
+
+    def _outputs(self, module: Any, inputs: Arrays, method: str) -> Arrays:
+        """The capture's outputs under the eager model's names, which a tuple has lost."""
+        # as ONNX has it, without the guards that the program would refuse inputs by
+        run = module.module(check_guards=False) if isinstance(module, torch.export.ExportedProgram) else module
+        try:
+            with torch.no_grad():
+                outputs = [one.detach().numpy() for one in named_outputs(run(*tensors(inputs, self.order))).values()]
+        except Exception as error:  # whatever torch raises
+            shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in inputs.items())
+            raise CaptureError(
+                f"{method} captures a model that refuses inputs which the eager model takes",
+                where=shapes,
+                why=one_line(error),
+                do="A size was frozen: set torchscript.method to auto, or take sizes from x.shape as they are.",
+            ) from error
+        names = list(self.golden[0])
+        if len(outputs) != len(names):
+            raise CaptureError(f"{method} captures {len(outputs)} outputs, the eager model has {len(names)}")
+        return dict(zip(names, outputs, strict=True))
 
 
 def reference_outputs(eager: torch.nn.Module, batches: Sequence[Arrays], order: Sequence[str]) -> list[Arrays]:
@@ -228,8 +435,12 @@ def record(
     return {
         "method": captured.method,
         "why": captured.why,
-        "parity": captured.parity.as_dict(),
+        "parity": captured.worst.as_dict(),
+        "errors": [one.as_dict()["error"] for one in captured.parity],
         "tolerance": tolerance,
+        "tried": [asdict(one) for one in captured.tried],
+        "further": len(captured.further),
+        "training": list(captured.training),
         "probes": len(captured.golden),
         "rewrites": [asdict(proof) for proof in proofs],
         "warnings": list(captured.warnings),

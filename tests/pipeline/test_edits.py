@@ -103,7 +103,7 @@ def test_calibration_data(project: Project) -> None:
 def test_what_nothing_depends_on(project: Project) -> None:
     with (project.path / "README.md").open("a") as file:
         file.write("\nMore.\n")
-    with (project.path / "qntz/export.py").open("a") as file:
+    with (project.path / "qntz/export/__init__.py").open("a") as file:
         file.write("\n# a remark\n")
     assert project.repro() == set()
 

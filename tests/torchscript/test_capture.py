@@ -46,12 +46,12 @@ def test_a_branch_is_refused_by_trace_and_kept_by_script() -> None:
     with pytest.raises(CaptureError) as error:
         capture(Branch(), UP, [DOWN], method="trace")
     assert "trace captures another model: output 'output' on probe 1 is off by" in str(error.value)
-    assert "Set torchscript.method to script" in str(error.value)
+    assert "Set torchscript.method to auto" in str(error.value)
     captured = capture(Branch(), UP, [DOWN], method="script")
     np.testing.assert_array_equal(captured.module(torch.from_numpy(UP["x"])).numpy(), UP["x"] * 2)
     np.testing.assert_array_equal(captured.module(torch.from_numpy(DOWN["x"])).numpy(), DOWN["x"] - 1)
     assert captured.method == "script"
-    assert captured.parity.error == 0
+    assert captured.worst.error == 0
 
 
 def test_a_frozen_size_is_refused() -> None:
@@ -144,7 +144,7 @@ def test_a_scripted_model_with_optional_inputs_keeps_its_branch_and_its_names(na
 
 def test_a_saved_module_is_taken_as_it_is() -> None:
     captured = capture(torch.jit.script(Branch()), UP, [DOWN])
-    assert (captured.method, captured.parity.error) == ("saved", 0)
+    assert (captured.method, captured.worst.error) == ("saved", 0)
 
 
 CODE = """

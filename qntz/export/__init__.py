@@ -1,0 +1,174 @@
+"""A captured model turned into ONNX: by torch's TorchScript exporter, which keeps `if` and loops of scripted models,
+or, for an exported program, by the exporter of torch.export. Then checked, run, and compared with the eager model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qntz import ort, plugins
+from qntz.artifacts import write_bytes
+from qntz.compare import Difference, require_parity
+from qntz.errors import ExportError, RewriteError, did_you_mean, one_line
+from qntz.export.dynamo import of_program
+from qntz.export.names import sources, unwrap
+from qntz.export.torchscript import of_script
+from qntz.graph import add_made_from, model_bytes, nodes_of, operators
+from qntz.graph_passes import apply_passes
+from qntz.records import Capture, Provided
+
+OPSET = 20
+"""The highest that torch's TorchScript exporter writes; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime take it."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX model and what is known of it.
+
+    Attributes:
+        data: its bytes. opset: of the default domain. operators: name to number. symbolics, passes: what became of
+        each (name, provider, fired, reason). parity: the worst difference from the eager model under ONNX Runtime.
+        sources: node name to the path of the module that it comes from ("" for the model itself).
+    """
+
+    data: bytes
+    opset: int
+    operators: dict[str, int]
+    symbolics: list[dict[str, Any]]
+    passes: list[dict[str, Any]]
+    parity: Difference
+    sources: dict[str, dict[str, str]]
+
+
+def export(
+    captured: Capture,
+    path: Path | str | None = None,
+    *,
+    opset: int | None = None,
+    tolerance: float = 1e-4,
+    symbolics: Sequence[Provided] | None = None,
+    passes: Sequence[Provided] | None = None,
+    require: Sequence[str] = (),
+    forbid: Sequence[str] = (),
+    made_from: Mapping[str, str] | None = None,
+) -> Exported:
+    """Exports, checks, runs on every probe under ONNX Runtime and compares with the eager outputs.
+
+    Args:
+        captured: what `qntz.torchscript.capture` gives. path: where the model is written to, once it is right.
+        opset: None for the highest that exporter and backends take.
+        symbolics: translations of torch operators; passes: graph passes of phase "export", in their order. None: those
+        that qntz ships, installed plugins provide, and the working directory holds in plugins/.
+        require, forbid: names among both.
+        made_from: the files that went into `captured`, SHA-256 by path, for the graph's metadata.
+
+    Raises:
+        ExportError: torch has no translation, or what it wrote is no valid ONNX.
+        ParityError: outputs differ by more than `tolerance` of the largest magnitude.
+        RewriteError: something that was required did not fire.
+    """
+    opset = OPSET if opset is None else opset
+    installed = plugins.load(Path.cwd(), "export") if symbolics is None or passes is None else None
+    if installed is not None and passes is None:
+        passes = installed.provided("qntz_graph_passes", phase="export")
+    exported: Exported | None = captured.exported
+    as_tried = symbolics is None and not (passes or require or forbid or made_from)
+    if exported is None or exported.opset != opset or not as_tried:
+        if installed is not None and symbolics is None:
+            symbolics = installed.provided("qntz_symbolics", opset=opset)
+        args = (opset, tolerance, symbolics or (), passes or (), require, forbid, made_from or {})
+        exported = _exported(captured, *args)
+    if path is not None:
+        write_bytes(Path(path), exported.data)
+    return exported
+
+
+def _exported(
+    captured: Capture,
+    opset: int,
+    tolerance: float,
+    symbolics: Sequence[Provided],
+    passes: Sequence[Provided],
+    require: Sequence[str],
+    forbid: Sequence[str],
+    made_from: Mapping[str, str],
+) -> Exported:
+    import onnx
+    import torch
+
+    from qntz.model import WRAPPED
+
+    known = [p.record.name for p in (*symbolics, *passes)]
+    for name in (*require, *forbid):
+        if name not in known:
+            raise RewriteError(f"no symbolic or graph pass {name!r}", where="export", do=did_you_mean(name, known))
+    if isinstance(captured.module, torch.jit.ScriptModule):
+        model, fired = of_script(captured, opset, symbolics, forbid)
+    else:
+        model, fired = of_program(captured, opset), {}
+    unwrap(model, WRAPPED)
+    told = _told(symbolics, fired, require, forbid)
+    names = {provided.record.name for provided in passes}
+    model, passed = apply_passes(model, passes, sorted(names & set(require)), sorted(names & set(forbid)))
+    _strip(model)
+    add_made_from(model, made_from)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        raise ExportError("the exported graph is no valid ONNX", where="model.onnx", why=one_line(error)) from error
+    data = model_bytes(model, "model.onnx")
+    outputs = ort.run_all(data, [*captured.probes, *captured.further])
+    count, do = len(captured.probes), "Find the operator by its module path in sources.json."
+    parity = require_parity(outputs[:count], captured.golden, tolerance, "model.onnx", do)
+    if captured.further:
+        made, usual = outputs[count:], captured.golden
+        require_parity(made, captured.wanted, tolerance, "model.onnx", do, usual=usual, inputs="made input")
+    return Exported(data, opset, operators(model), told, passed, parity, sources(model))
+
+
+def _told(
+    symbolics: Sequence[Provided], fired: Mapping[str, int], require: Sequence[str], forbid: Sequence[str]
+) -> list[dict[str, Any]]:
+    told = []
+    for provided in symbolics:
+        name = provided.record.name
+        count = fired.get(name, 0)
+        if name in require and count == 0:
+            raise RewriteError(
+                f"symbolic {name!r} is required and did not fire",
+                where=provided.provider,
+                why="the captured model has no such operator",
+                do="Take it out of export.require.",
+            )
+        if provided.is_builtin and not (count or name in forbid):
+            continue  # the reader asks what plugins did, and what was done
+        reason = "" if count else ("forbidden" if name in forbid else "the captured model has no such operator")
+        told.append({"name": name, "provider": provided.provider, "fired": count, "reason": reason})
+    return told
+
+
+def _strip(model: Any) -> None:
+    """Drops what names this machine or process: doc strings and metadata, which hold source paths and lines."""
+    model.doc_string = ""
+    model.graph.doc_string = ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for node in nodes_of(model.graph):
+        node.doc_string = ""
+        del node.metadata_props[:]
+
+
+def record(exported: Exported, tolerance: float) -> dict[str, Any]:
+    """export.json: opset, operators, what symbolics and passes did, and the parity."""
+    return {
+        "opset": exported.opset,
+        "nodes": sum(exported.operators.values()),
+        "operators": exported.operators,
+        "bytes": len(exported.data),
+        "symbolics": exported.symbolics,
+        "passes": exported.passes,
+        "parity": exported.parity.as_dict(),
+        "tolerance": tolerance,
+    }

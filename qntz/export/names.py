@@ -1,0 +1,54 @@
+"""The names in an exported graph: of its dynamic dimensions, and of its nodes by the module that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qntz.graph import graphs_of, nodes_of
+from qntz.records import Arrays
+
+
+def dynamic_axes(
+    shapes: Mapping[str, Sequence[int | str]], probes: Sequence[Arrays], golden: Sequence[Arrays]
+) -> dict[str, dict[int, str]]:
+    """The dynamic dimensions by tensor and axis: those of the inputs by their names, those of the outputs where the
+    probes' sizes differ, named after the input dimension that always has the same size, if one has."""
+    axes = {
+        name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)} for name, shape in shapes.items()
+    }
+    sizes: dict[str, list[int]] = {
+        label: [probe[name].shape[axis] for probe in probes]
+        for name, named in axes.items()
+        for axis, label in named.items()
+    }
+    for name, first in golden[0].items():
+        axes[name] = {}
+        for axis in range(first.ndim):
+            seen = [outputs[name].shape[axis] for outputs in golden]
+            if len(set(seen)) > 1:
+                axes[name][axis] = next((label for label, given in sizes.items() if given == seen), f"{name}_{axis}")
+    return {name: named for name, named in axes.items() if named}
+
+
+def unwrap(model: Any, wrapper: str) -> None:
+    """Takes the wrapper's scope out of all names: "/wrapper/layer/Gemm" is the user's "/layer/Gemm"."""
+
+    def plain(name: str) -> str:
+        return name.removeprefix(f"/{wrapper}").removeprefix(f"{wrapper}.")
+
+    for graph in graphs_of(model.graph):
+        for named in (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+            named.name = plain(named.name)
+        for node in graph.node:
+            for names in (node.input, node.output):
+                names[:] = [plain(name) for name in names]
+
+
+def sources(model: Any) -> dict[str, dict[str, str]]:
+    """Node name to the module that it comes from: the exporter names a node "/encoder/layer.0/query/MatMul"."""
+    index = {}
+    for node in nodes_of(model.graph):
+        scope = [part for part in node.name.split("/")[:-1] if part]
+        index[node.name] = {"operator": node.op_type, "module": ".".join(scope)}
+    return index

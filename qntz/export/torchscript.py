@@ -1,0 +1,81 @@
+"""torch's TorchScript exporter: `if` and loops of a scripted model become `If` and `Loop`."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from qntz.errors import ExportError
+from qntz.export.names import dynamic_axes
+from qntz.records import Capture, Provided
+from qntz.symbolics import registered
+
+LATEST = 20  # the exporter's own, and the last that it is to have
+
+
+def of_script(
+    captured: Capture, opset: int, symbolics: Sequence[Provided], forbid: Sequence[str]
+) -> tuple[Any, dict[str, int]]:
+    """The ONNX model of a ScriptModule, and how often each symbolic was used.
+
+    Raises:
+        ExportError: the exporter refuses an operator.
+    """
+    import onnx
+    import torch
+
+    from qntz.model import tensors
+
+    buffer, order = io.BytesIO(), list(captured.shapes)
+    with registered(symbolics, opset, forbid) as fired:
+        try:
+            with warnings.catch_warnings(), torch.no_grad(), _no_output():
+                warnings.simplefilter("ignore")  # the exporter's deprecation, and traces that the probes judge better
+                torch.onnx.export(
+                    captured.module,
+                    tensors(captured.probes[0], order),
+                    buffer,
+                    dynamo=False,
+                    opset_version=opset,
+                    input_names=order,
+                    output_names=list(captured.golden[0]),
+                    dynamic_axes=dynamic_axes(captured.shapes, captured.probes, captured.golden),
+                )
+        except Exception as error:
+            raise ExportError(
+                "the model cannot be exported",
+                where=f"opset {opset}",
+                why=_reason(error),
+                do="Raise export.opset, or rewrite the operator by a plugin (README, 'Your own rewrite').",
+            ) from error
+    return onnx.load_from_string(buffer.getvalue()), fired
+
+
+@contextlib.contextmanager
+def _no_output() -> Iterator[None]:
+    """Drops what C++ writes to the process's standard output: on an unsupported operator, the whole graph."""
+    flush = ctypes.CDLL(None).fflush
+    sys.stdout.flush()
+    flush(None)
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _reason(error: Exception) -> str:
+    """torch's own sentence, without the graph that it prints after it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "not supported" in line or "Unsupported" in line or "unsupported" in line]
+    return (telling or lines or [type(error).__name__])[0][:300]
