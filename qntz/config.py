@@ -18,7 +18,7 @@ from qntz.records import TensorSpec
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 DTYPES = ("float32", "float16", "int32", "int64", "bool", "uint8", "int8")
-METHODS = ("auto", "trace", "mixed", "script", "dynamo")
+METHODS = ("auto", "trace", "mixed", "script", "paths", "dynamo")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 CALIBRATED = ("int8",)  # the precisions that need activation histograms
 SEVERITIES = ("error", "warning", "note", "off")

@@ -167,8 +167,8 @@ class Parameter:
 
 
 def forward_parameters(module: torch.nn.Module) -> dict[str, Parameter]:
-    """forward's parameters by name, in order, without what collects others (`*args`, `**kwargs`); none of a forward that
-    is a function of C, which does not tell."""
+    """forward's parameters by name, in order, without what collects others (`*args`, `**kwargs`); none of a forward
+    that is a function of C, which does not tell."""
     if isinstance(module, torch.jit.ScriptModule):
         arguments = module.forward.schema.arguments[1:]  # the first is the module itself
         return {a.name: Parameter(a.name, not a.has_default_value(), not a.kwarg_only) for a in arguments}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -38,3 +39,16 @@ def registered(symbolics: Sequence[Provided], opset: int, forbid: Sequence[str] 
     finally:
         for name in fired:
             torch.onnx.unregister_custom_op_symbolic(name, opset)
+            _forget(name)
+
+
+def _forget(name: str) -> None:
+    """Takes an operator out of torch's registry that torch has no translation of: unregistering leaves it there without
+    any, and the next export fails over the empty table, where it should say that the operator is not supported."""
+    import torch
+
+    # the registry's module has moved between torch's versions; the one that registers knows it
+    registry = sys.modules[torch.onnx.register_custom_op_symbolic.__module__].registration.registry  # type: ignore[attr-defined]
+    group = registry.get_function_group(name)
+    if group is not None and not group._functions:
+        del registry._registry[name]

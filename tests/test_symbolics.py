@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qntz.builtin.symbolics import matrix_transpose
+from qntz.builtin.symbolics import mT as matrix_transpose
 from qntz.errors import ExportError
 from qntz.export import export, record
 from qntz.model import load_torchscript, run_model
@@ -90,7 +90,7 @@ def test_those_that_did_nothing_are_not_listed(tmp_path: Path, root: Path) -> No
 def test_a_plugins_own_goes_before_the_one_that_qntz_ships(tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     source = """
-from qntz.builtin.symbolics import matrix_transpose
+from qntz.builtin.symbolics import mT as matrix_transpose
 from qntz.hookspecs import hookimpl
 from qntz.records import Symbolic
 

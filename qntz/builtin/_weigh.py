@@ -20,7 +20,7 @@ def weigh(subject: Subject, leaks: Iterable[Leak]) -> tuple[Severity, str]:
         # by these the model is captured by a trace only where that is right
         return (
             ("warning", f"{wrong}: not to be traced")
-            if subject.route in ("auto", "mixed", "dynamo")
+            if subject.route in ("auto", "mixed", "paths", "dynamo")
             else ("error", wrong)
         )
     if "harmless" in effects:

@@ -1,18 +1,20 @@
-"""Translations to ONNX that torch's TorchScript exporter lacks, or has without the rank that its next step asks for."""
+"""Translations to ONNX of shapes and matrices that torch's TorchScript exporter lacks, or has without the rank that its
+next step asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+from qntz.builtin._onnx import cast, constant, integer, integers, number, rank, size, unsqueezed
 from qntz.hookspecs import hookimpl
 from qntz.records import Symbolic
 
 
 @hookimpl
 def qntz_symbolics(opset: int) -> Iterable[Symbolic]:
-    yield Symbolic(name="aten::unflatten", function=unflatten)
-    yield Symbolic(name="aten::mT", function=matrix_transpose)
+    for function in (unflatten, mT, trace, diag_embed, inner, vdot, addmv, kron, pdist, argwhere, diff):
+        yield Symbolic(name=f"aten::{function.__name__}", function=function)
 
 
 def unflatten(g: Any, tensor: Any, dim: Any, sizes: Any) -> Any:
@@ -20,35 +22,113 @@ def unflatten(g: Any, tensor: Any, dim: Any, sizes: Any) -> Any:
     in every attention) is refused."""
     from torch.onnx import symbolic_helper as helper
 
-    rank = _rank(tensor, "unflatten")
-    axis = helper._get_const(dim, "i", "dim") % rank
+    dimensions = rank(tensor, "unflatten")
+    axis = constant(dim, "i", "dim") % dimensions
     if helper._is_packed_list(sizes):
         given = list(helper._unpack_list(sizes))
     else:
-        given = [_integer(g, size) for size in helper._get_const(sizes, "is", "sizes")]
-    kept = [g.op("Gather", g.op("Shape", tensor), _integer(g, i, scalar=True)) for i in range(rank) if i != axis]
+        given = [integers(g, one) for one in constant(sizes, "is", "sizes")]
+    kept = [g.op("Gather", g.op("Shape", tensor), integer(g, i)) for i in range(dimensions) if i != axis]
     parts = [*kept[:axis], *given, *kept[axis:]]
-    one_dimensional = [g.op("Reshape", part, _integer(g, 1)) for part in parts]
+    one_dimensional = [g.op("Reshape", part, integers(g, 1)) for part in parts]
     result = g.op("Reshape", tensor, g.op("Concat", *one_dimensional, axis_i=0))
     return result.setType(tensor.type().with_sizes([None] * len(parts)))
 
 
-def matrix_transpose(g: Any, tensor: Any) -> Any:
+def mT(g: Any, tensor: Any) -> Any:
     """Tensor.mT: the last two dimensions, exchanged."""
-    rank = _rank(tensor, "mT")
-    return g.op("Transpose", tensor, perm_i=[*range(rank - 2), rank - 1, rank - 2])
+    dimensions = rank(tensor, "mT")
+    return g.op("Transpose", tensor, perm_i=[*range(dimensions - 2), dimensions - 1, dimensions - 2])
 
 
-def _rank(tensor: Any, what: str) -> int:
-    from torch.onnx import errors, symbolic_helper
+def _is_diagonal(g: Any, rows: Any, columns: Any) -> Any:
+    """Where row and column are the same; rows, columns: sizes of one element."""
+    zero, one = integer(g, 0), integer(g, 1)
+    down = g.op("Range", zero, g.op("Squeeze", rows), one)
+    along = g.op("Range", zero, g.op("Squeeze", columns), one)
+    return g.op("Equal", unsqueezed(g, down, 1), along)
 
-    rank = symbolic_helper._get_tensor_rank(tensor)
-    if rank is None:
-        raise errors.SymbolicValueError(f"{what} of a tensor of unknown rank", tensor)
-    return int(rank)
+
+def trace(g: Any, matrix: Any) -> Any:
+    """The sum of the diagonal of a matrix."""
+    diagonal = _is_diagonal(g, size(g, matrix, 0), size(g, matrix, 1))
+    return g.op("ReduceSum", g.op("Where", diagonal, matrix, number(g, 0, matrix)), keepdims_i=0)
 
 
-def _integer(g: Any, value: int, scalar: bool = False) -> Any:
-    import torch
+def diag_embed(g: Any, tensor: Any, offset: Any, dim1: Any, dim2: Any) -> Any:
+    """The last dimension as the diagonal of matrices, in the last two dimensions."""
+    from torch.onnx import errors
 
-    return g.op("Constant", value_t=torch.tensor(value if scalar else [value], dtype=torch.int64))
+    if (constant(offset, "i", "offset"), constant(dim1, "i", "dim1"), constant(dim2, "i", "dim2")) != (0, -2, -1):
+        raise errors.SymbolicValueError("diag_embed with an offset or other dimensions than the last", tensor)
+    length = size(g, tensor, rank(tensor, "diag_embed") - 1)
+    return g.op("Where", _is_diagonal(g, length, length), unsqueezed(g, tensor, -1), number(g, 0, tensor))
+
+
+def inner(g: Any, one: Any, other: Any) -> Any:
+    """The sum of products over the last dimensions of vectors or matrices."""
+    if rank(one, "inner") == 1 or rank(other, "inner") == 1:
+        return g.op("MatMul", one, other) if rank(one, "inner") > 1 else g.op("MatMul", other, one)
+    if rank(other, "inner") > 2:
+        from torch.onnx import errors
+
+        raise errors.SymbolicValueError("inner with a tensor of more than two dimensions", other)
+    return g.op("MatMul", one, g.op("Transpose", other, perm_i=[1, 0]))
+
+
+def vdot(g: Any, one: Any, other: Any) -> Any:
+    """The sum of products of two real vectors."""
+    return g.op("MatMul", one, other)
+
+
+def addmv(g: Any, tensor: Any, matrix: Any, vector: Any, beta: Any, alpha: Any) -> Any:
+    """beta * tensor + alpha * (matrix @ vector)."""
+    product = g.op("MatMul", matrix, vector)
+    added = g.op("Mul", tensor, number(g, constant(beta, "f", "beta"), tensor))
+    return g.op("Add", added, g.op("Mul", product, number(g, constant(alpha, "f", "alpha"), tensor)))
+
+
+def kron(g: Any, one: Any, other: Any) -> Any:
+    """The Kronecker product of two tensors with as many dimensions."""
+    from torch.onnx import errors
+
+    dimensions = rank(one, "kron")
+    if dimensions != rank(other, "kron"):
+        raise errors.SymbolicValueError("kron of tensors with another number of dimensions", other)
+    first = unsqueezed(g, one, *range(1, 2 * dimensions, 2))
+    second = unsqueezed(g, other, *range(0, 2 * dimensions, 2))
+    sizes = g.op("Mul", g.op("Shape", one), g.op("Shape", other))
+    result = g.op("Reshape", g.op("Mul", first, second), sizes)
+    return result.setType(one.type().with_sizes([None] * dimensions))
+
+
+def pdist(g: Any, rows: Any, p: Any) -> Any:
+    """The distances between all pairs of rows: those above the diagonal of the full matrix, row by row."""
+    from torch.onnx import errors
+
+    if constant(p, "f", "p") != 2:
+        raise errors.SymbolicValueError("pdist with another norm than 2", rows)
+    apart = g.op("Sub", unsqueezed(g, rows, 1), unsqueezed(g, rows, 0))
+    distances = g.op("Sqrt", g.op("ReduceSum", g.op("Mul", apart, apart), integers(g, 2), keepdims_i=0))
+    number_of = g.op("Range", integer(g, 0), g.op("Squeeze", size(g, rows, 0)), integer(g, 1))
+    above = g.op("Greater", unsqueezed(g, number_of, 0), unsqueezed(g, number_of, 1))
+    return g.op("GatherND", distances, g.op("Transpose", g.op("NonZero", above), perm_i=[1, 0]))
+
+
+def argwhere(g: Any, tensor: Any) -> Any:
+    """The indices of what is not zero, one row each."""
+    return g.op("Transpose", g.op("NonZero", cast(g, tensor, "BOOL")), perm_i=[1, 0])
+
+
+def diff(g: Any, tensor: Any, n: Any, dim: Any, prepend: Any, append: Any) -> Any:
+    """What each element is more than the one before it along a dimension, n times over."""
+    dimensions = rank(tensor, "diff")
+    axis = constant(dim, "i", "dim") % dimensions
+    parts = [part for part in (prepend, tensor, append) if part.type().kind() != "NoneType"]
+    found = g.op("Concat", *parts, axis_i=axis) if len(parts) > 1 else tensor
+    last = integers(g, 2**62)
+    for _ in range(constant(n, "i", "n")):
+        later = g.op("Slice", found, integers(g, 1), last, integers(g, axis))
+        earlier = g.op("Slice", found, integers(g, 0), integers(g, -1), integers(g, axis))
+        found = g.op("Sub", later, earlier)
+    return found

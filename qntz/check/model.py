@@ -53,8 +53,8 @@ def check_model(
         source_root: paths below it are shown relative to it. rules: gathered from the hook `qntz_rules`; None: those
         that qntz ships, installed plugins provide, and `source_root` holds in plugins/.
         severity: another severity for a rule's findings, by its slug; "off" drops them.
-        route: how the model is to be captured: "trace", "script", "mixed", or "auto", which takes the first that is
-        right. What only another route stumbles over is a note, and what "auto" can go around a warning.
+        route: how the model is to be captured: "trace", "script", "mixed", "paths", "dynamo" or "auto", which takes
+        the first that is right. What only another route stumbles over is a note, what "auto" can go around a warning.
         opset: of the ONNX export. symbolics: translations to it, gathered from the hook `qntz_symbolics` as the rules.
 
     Raises:

@@ -182,7 +182,7 @@ class Subject:
         module: the live model. example, probes: its inputs. dims: its dynamic dimensions. observations: of the live
         runs. index: the source that forward reaches. foreign: calls in it of functions outside torch, with the leaks
         of data that they are fed by. tests: where its control flow depends on leaks. reentries: where leaked data goes
-        back into torch. route: how the model is to be captured: "trace", "script", "mixed", "dynamo" or "auto".
+        back into torch. route: how the model is captured: "trace", "script", "mixed", "paths", "dynamo" or "auto".
         effect: what becomes of the outputs on other inputs when a leaked value is frozen to what the example gave, as
         tracing freezes it ("breaks", "harmless", "unknown"). seed_matters: whether the outputs on the example change
         with the random seed. exported: what torch's ONNX exporter makes of the trace. All three are measured when they

@@ -98,8 +98,6 @@ def _exported(
     import onnx
     import torch
 
-    from qntz.model import WRAPPED
-
     known = [p.record.name for p in (*symbolics, *passes)]
     for name in (*require, *forbid):
         if name not in known:
@@ -108,7 +106,7 @@ def _exported(
         model, fired = of_script(captured, opset, symbolics, forbid)
     else:
         model, fired = of_program(captured, opset), {}
-    unwrap(model, WRAPPED)
+    unwrap(model)
     told = _told(symbolics, fired, require, forbid)
     names = {provided.record.name for provided in passes}
     model, passed = apply_passes(model, passes, sorted(names & set(require)), sorted(names & set(forbid)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qntz.graph import graphs_of, nodes_of
 from qntz.records import Arrays
+
+_OURS = re.compile(r"(?<![^/.])qntz_(?:model|if|yes|no)[/.]")
 
 
 def dynamic_axes(
@@ -31,18 +34,33 @@ def dynamic_axes(
     return {name: named for name, named in axes.items() if named}
 
 
-def unwrap(model: Any, wrapper: str) -> None:
-    """Takes the wrapper's scope out of all names: "/wrapper/layer/Gemm" is the user's "/layer/Gemm"."""
-
-    def plain(name: str) -> str:
-        return name.removeprefix(f"/{wrapper}").removeprefix(f"{wrapper}.")
-
+def unwrap(model: Any) -> None:
+    """Takes the scopes that the capture put around the model out of all names: "/qntz_model/layer/Gemm" is the user's
+    "/layer/Gemm". What has the same name then, as in both branches of an `If`, is numbered."""
+    values, nodes = _Plain(), _Plain()
     for graph in graphs_of(model.graph):
-        for named in (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
-            named.name = plain(named.name)
         for node in graph.node:
+            node.name = nodes[node.name]
             for names in (node.input, node.output):
-                names[:] = [plain(name) for name in names]
+                names[:] = [values[name] for name in names]
+        for named in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
+            named.name = values[named.name]
+
+
+class _Plain(dict[str, str]):
+    """New names by the old, all different."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, int] = {"": 0}
+
+    def __missing__(self, name: str) -> str:
+        plain = found = _OURS.sub("", name)
+        while found in self.taken and name:
+            self.taken[plain] += 1
+            found = f"{plain}_{self.taken[plain]}"
+        self.taken.setdefault(found, 0)
+        self[name] = found
+        return found
 
 
 def sources(model: Any) -> dict[str, dict[str, str]]:

@@ -30,10 +30,17 @@ def archive_bytes(module: torch.jit.ScriptModule | torch.export.ExportedProgram)
         torch.export.save(module, saved)
     target = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(target)
+    writer.set_min_version(_version(saved))  # by which torch reads the operators' arguments
     for name, record in _records(saved):
         writer.write_record(name, record, len(record))
     writer.write_end_of_file()
     return target.getvalue()
+
+
+def _version(saved: io.BytesIO) -> int:
+    with zipfile.ZipFile(saved) as archive:
+        names = [name for name in archive.namelist() if name.partition("/")[2] in ("version", ".data/version")]
+        return int(archive.read(names[0]))
 
 
 def _records(saved: io.BytesIO) -> Iterator[tuple[str, bytes]]:

@@ -27,22 +27,24 @@ from qntz.errors import (
 )
 from qntz.export import Exported, export
 from qntz.guard import guarded
-from qntz.model import arrays_in, arrays_of, call, evaluated, in_order, named_outputs, run_model, tensors
+from qntz.model import arrays_in, arrays_of, call, evaluated, in_order, named_outputs, quiet, run_model, tensors
 from qntz.records import Arrays, Capture, Provided, RewriteProof
 from qntz.torchscript.archive import archive_bytes
 from qntz.torchscript.further import Shapes, axes_of, extreme_inputs, further_inputs, resized, shapes_of
-from qntz.torchscript.mixed import evidence_of, mixed
+from qntz.torchscript.mixed import NO_LEAK, Evidence, evidence_of, mixed
+from qntz.torchscript.paths import joined_paths
 from qntz.torchscript.program import excluded, program_of
-from qntz.torchscript.routes import Plain, place_of, scripted, settled, traced
+from qntz.torchscript.routes import Plain, joined, place_of, scripted, settled, traced
 
 TOLD = {
     "trace": "the traced module",
     "mixed": "the module, traced and scripted,",
     "script": "the scripted module",
+    "paths": "the module, traced in all ways,",
     "dynamo": "the exported program",
     "saved": "the saved module",
 }
-ORDER = ("trace", "mixed", "script", "dynamo")
+ORDER = ("trace", "mixed", "script", "paths", "dynamo")
 """The order in which `auto` tries the routes; never by measured time, so that every machine takes the same."""
 LIMITS = {"seconds": "torchscript.seconds", "memory": "torchscript.memory_gib"}
 WORK = 4e11
@@ -294,7 +296,8 @@ class _Work:
         data, why, warned = _apart(make, f"the {method} route", seconds, memory)
         if method != "dynamo":
             return torch.jit.load(io.BytesIO(data)), method, why, warned
-        program = torch.export.load(io.BytesIO(data))
+        with quiet():
+            program = torch.export.load(io.BytesIO(data))
         self._add_excluded(program)
         return program, method, why, warned
 
@@ -307,12 +310,25 @@ class _Work:
                 script = traced(self.module, self.example, self.order, self.flat)
             lines = {str(w.message).splitlines()[0] for w in caught if issubclass(w.category, torch.jit.TracerWarning)}
             return script, "", tuple(sorted(lines))
+        if method == "paths":
+            return *self._paths(), ()
         script, told = self._mixed() if method == "mixed" else (scripted(self.module), "")
         return settled(script, self.example, self.order, self.flat), told, ()
 
-    def _mixed(self) -> tuple[torch.jit.ScriptModule, str]:
+    def _evidence(self) -> Evidence:
         given = [dict(zip(self.order, tensors(one, self.order), strict=True)) for one in (*self.inputs, *self.further)]
-        evidence = evidence_of(self.module, given)
+        return evidence_of(self.module, given)
+
+    def _paths(self) -> tuple[torch.jit.ScriptModule, str]:
+        evidence = self._evidence()
+        if not evidence.leaks:
+            raise CaptureError("there is one way through the model", why=NO_LEAK)
+        examples = [tensors(one, self.order) for one in (self.example, *self.inputs, *self.further)]
+        settle = functools.partial(joined, inputs=examples[0], order=self.order)
+        return joined_paths(self.module, self.order, examples, evidence.namespaces, settle)
+
+    def _mixed(self) -> tuple[torch.jit.ScriptModule, str]:
+        evidence = self._evidence()
         try:
             return mixed(self.module, tensors(self.example, self.order), evidence, self._plain)
         except QntzError:

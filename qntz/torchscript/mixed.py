@@ -29,16 +29,19 @@ from qntz.check.subject import Leak
 from qntz.errors import CaptureError
 from qntz.model import compiled, traceable
 
+NO_LEAK = "no value and no size leaves torch in the model's own code"
 _PLAIN = {kind.__name__: kind for kind in (int, float, bool, str)}
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Where values and sizes leave torch. leaks: those that a trace freezes and that differ between the inputs.
-    functions: the reached functions that can be told to TorchScript, with the live ones."""
+    functions: the reached functions that can be told to TorchScript, with the live ones. namespaces: the globals of all
+    that were reached."""
 
     leaks: tuple[Leak, ...]
     functions: tuple[tuple[Function, types.FunctionType], ...]
+    namespaces: tuple[dict[str, Any], ...]
 
 
 def evidence_of(module: torch.nn.Module, inputs: Sequence[Mapping[str, torch.Tensor]]) -> Evidence:
@@ -47,9 +50,10 @@ def evidence_of(module: torch.nn.Module, inputs: Sequence[Mapping[str, torch.Ten
     observations = observer.observe()
     if observations.failure is not None:
         raise observations.failure
-    functions = [(function, _live(function)) for function in observer.index.functions.values()]
-    known = tuple((function, live) for function, live in functions if live is not None)
-    return Evidence(tuple(leak for leak in observations.leaks if leak.varied), known)
+    reached = list(observer.index.functions.values())
+    known = tuple((function, live) for function in reached if (live := _live(function)) is not None)
+    namespaces = {id(function.globals): function.globals for function in reached}
+    return Evidence(tuple(leak for leak in observations.leaks if leak.varied), known, tuple(namespaces.values()))
 
 
 def mixed(
@@ -64,7 +68,7 @@ def mixed(
         CaptureError: nothing leaks, so that it would be a trace. What torch raises where it refuses a part.
     """
     if not evidence.leaks:
-        raise CaptureError("nothing is to be scripted", why="no value and no size leaves torch in the model's own code")
+        raise CaptureError("nothing is to be scripted", why=NO_LEAK)
     module = copy.deepcopy(module)
     leaking = {leak.key[1] for leak in evidence.leaks}
     helpers = [live for function, live in evidence.functions if "." not in function.name and live.__code__ in leaking]

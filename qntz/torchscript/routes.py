@@ -58,10 +58,10 @@ class Plain(torch.nn.Module):
         """The model itself where it is called so already. flat: it returns a tensor or a tuple of tensors."""
         return model if flat and positional_count(model, order) == len(order) else cls(model, order, flat)
 
-    def __init__(self, model: torch.nn.Module, order: Sequence[str], flat: bool) -> None:
+    def __init__(self, model: torch.nn.Module, order: Sequence[str], flat: bool, count: int | None = None) -> None:
         super().__init__()
         setattr(self, WRAPPED, model)
-        count = positional_count(model, order)
+        count = positional_count(model, order) if count is None else count
 
         def forward(*inputs: torch.Tensor) -> Any:
             outputs = model(*inputs[:count], **dict(zip(order[count:], inputs[count:], strict=True)))
@@ -70,6 +70,14 @@ class Plain(torch.nn.Module):
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD  # what the trace names its inputs by
         forward.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in order])  # type: ignore[attr-defined]
         self.forward = forward
+
+
+def joined(
+    script: torch.jit.ScriptModule, inputs: Sequence[torch.Tensor], order: Sequence[str]
+) -> torch.jit.ScriptModule:
+    """A trace around a script that takes as many tensors, which gives them these names."""
+    with torch.no_grad():
+        return torch.jit.trace(Plain(script, order, flat=True, count=len(order)), tuple(inputs), check_trace=False)
 
 
 def settled(

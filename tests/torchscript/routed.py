@@ -7,6 +7,7 @@ import os
 import time
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -172,3 +173,39 @@ class Dropped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.drop(self.norm(x))
+
+
+class EarlyExit(nn.Module):
+    """A loop that is left early, over modules, which TorchScript refuses; and a size that decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.isfinite(x).all():
+            raise ValueError("not finite")
+        for block in self.blocks:
+            x = block(x)
+            if x.abs().mean().item() < 0.5:
+                break
+        return x if len(x) > 3 else -x
+
+
+class Arithmetic(nn.Module):
+    """Numbers go out of torch, and come back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        peak = max(float(x.max()), 0.1)
+        count = int(x.abs().sum()) // 2
+        rows = np.tanh(x.detach().numpy()).sum(axis=1)
+        return x * math.sqrt(peak) + torch.tensor([peak, count]).sum() + torch.from_numpy(rows)[:, None]
+
+
+class Collatz(nn.Module):
+    """Too many ways."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = int(x.abs().sum() * 100) + 1
+        steps = [n := (n // 2 if n % 2 == 0 else 3 * n + 1) for _ in range(40)]
+        return x * steps[-1]

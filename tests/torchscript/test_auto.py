@@ -49,6 +49,9 @@ def right_as_onnx(module: torch.nn.Module, captured, tmp_path: Path) -> None:
         ("GateAtTheTop", "mixed", "scripted: the model's own forward"),
         ("HelperWithin", "mixed", "scripted: until_small; the rest is traced"),
         ("Everywhere", "mixed", "scripted: the model's own forward"),
+        ("EarlyExit", "paths", "traced in 8 ways"),
+        ("Arithmetic", "paths", "traced in 1 way"),
+        ("Rare", "paths", "traced in 3 ways"),
         ("Spectrum", "dynamo", ""),
     ],
 )
@@ -77,13 +80,14 @@ def test_a_number_that_a_helper_gives_takes_the_script_of_the_whole(tmp_path: Pa
         assert (got == scale).all()
 
 
-def test_inputs_that_are_made_refuse_what_the_given_ones_do_not() -> None:
+def test_what_no_route_captures_is_refused_with_the_reason_of_each() -> None:
+    captured = capture(routed.Rare(), GIVEN[0], GIVEN[1:], method="trace")
+    assert captured.worst.error == 0  # on those alone
     with pytest.raises(CaptureError) as error:
-        capture(routed.Rare(), GIVEN[0], GIVEN[1:])
+        capture(routed.Collatz(), GIVEN[0], GIVEN[1:])
     assert [one.method for one in error.value.tried] == list(ORDER)
-    trace = error.value.tried[0]
-    assert "on made input" in trace.why
-    assert error.value.tried[3].where.endswith(" in Rare.forward")
+    assert "there are too many ways through the model" in error.value.tried[3].why
+    assert error.value.tried[4].where.endswith(" in Collatz.forward")
     assert "routed.py:" in str(error.value)
     with pytest.raises(CaptureError, match="torch.export refuses the model: GuardOnDataDependent"):
         capture(routed.Gate(), GIVEN[0], GIVEN[1:], method="dynamo")
@@ -117,7 +121,9 @@ def test_the_record_tells_order_and_reasons() -> None:
     model = routed.GateWithin()
     told = record(capture(model, GIVEN[0], GIVEN[1:]), [], 1e-4, model)
     assert told["method"] == "mixed"
-    assert told["why"] == "the first of trace, mixed, script, dynamo that is right; scripted: gate; the rest is traced"
+    assert told["why"] == "; ".join(
+        ("the first of trace, mixed, script, paths, dynamo that is right", "scripted: gate; the rest is traced")
+    )
     assert [one["method"] for one in told["tried"]] == ["trace"]
     assert told["further"] >= 4
     assert told["errors"] == [0.0, 0.0, 0.0]

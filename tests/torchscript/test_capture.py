@@ -147,6 +147,12 @@ def test_a_saved_module_is_taken_as_it_is() -> None:
     assert (captured.method, captured.worst.error) == ("saved", 0)
 
 
+def test_an_archive_keeps_the_version_that_its_operators_are_read_by() -> None:
+    model, x = nn.GELU("tanh"), torch.linspace(-2, 2, 5)
+    again = torch.jit.load(io.BytesIO(archive_bytes(torch.jit.trace(model, x))))
+    torch.testing.assert_close(again(x), 0.5 * x * (1 + torch.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))))
+
+
 CODE = """
 import sys, hashlib, torch
 sys.path.insert(0, sys.argv[1])
