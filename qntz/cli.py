@@ -1,4 +1,4 @@
-"""The command line: `qntz check TARGET` and `qntz rule CODE`."""
+"""The command line: `qntz check TARGET`, `qntz rule CODE` and `qntz plugins`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qntz import cli_plugins
 from qntz.config import METHODS
 from qntz.errors import CheckError, ConfigError, QntzError, UsageError, did_you_mean, one_line
 from qntz.guard import guarded
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     rule = commands.add_parser("rule", help="explain a rule, by its code or its slug")
     rule.add_argument("rule", help="QZ012, or captured-device")
     rule.set_defaults(run=_rule)
+    cli_plugins.add_parser(commands)
     return parser
 
 

@@ -18,6 +18,8 @@ from qntz.records import TensorSpec
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 DTYPES = ("float32", "float16", "int32", "int64", "bool", "uint8", "int8")
+OPSET = 20
+"""The highest that torch's TorchScript exporter writes; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime take it."""
 METHODS = ("auto", "trace", "mixed", "script", "paths", "dynamo")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 CALIBRATED = ("int8",)  # the precisions that need activation histograms

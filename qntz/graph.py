@@ -50,6 +50,11 @@ def operators(model: onnx.ModelProto) -> dict[str, int]:
     return dict(sorted(Counter(node.op_type for node in nodes_of(model.graph)).items()))
 
 
+def default_opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that the model takes; 1 where it names none."""
+    return next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
+
+
 def model_bytes(model: onnx.ModelProto, where: str) -> bytes:
     """The model's bytes, the same for the same model; raises ExportError beyond 2 GB."""
     if model.ByteSize() > LARGEST_MODEL:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import os
 import pickle
 import re
@@ -80,6 +81,7 @@ def _work(work: Callable[[Callable[[], None]], Any], writing: int, stack: IO[byt
     """The child's whole life."""
     os.setsid()
     end_with(parent)
+    gc.freeze()  # the parent's rubbish is the parent's: a session of ONNX Runtime waits for its threads when it ends
     faulthandler.register(signal.SIGUSR1, file=stack, all_threads=False, chain=False)
     with os.fdopen(writing, "wb") as pipe:
 

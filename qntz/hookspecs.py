@@ -21,6 +21,8 @@ PROJECT = "qntz"
 hookimpl = pluggy.HookimplMarker(PROJECT)
 _hookspec = pluggy.HookspecMarker(PROJECT)
 
+PHASES = ("export", "simplify", "quantize")
+"""The stages that run graph passes."""
 CALLED_BY: dict[str, tuple[str, ...]] = {}
 """The stages whose artifacts depend on each hook, by the hook's name."""
 
@@ -58,6 +60,18 @@ def qntz_module_rewrites() -> Iterable[records.ModuleRewrite]:
     """
 
 
+@_called_by("torchscript")
+def qntz_function_rewrites() -> Iterable[records.FunctionRewrite]:
+    """Replacements of functions, of torch or of the model's own packages, while the model is captured.
+
+    Example::
+
+        @hookimpl
+        def qntz_function_rewrites():
+            yield FunctionRewrite(name="plain-roll", functions={"acme.ops.roll": roll_by_slices})
+    """
+
+
 @_called_by("check", "torchscript", "export")
 def qntz_symbolics(opset: int) -> Iterable[records.Symbolic]:
     """Translations of torch operators to ONNX at this opset; one of a name that qntz ships goes before it.
@@ -70,6 +84,18 @@ def qntz_symbolics(opset: int) -> Iterable[records.Symbolic]:
     """
 
 
+@_called_by("torchscript", "export")
+def qntz_translations(opset: int) -> Iterable[records.Translation]:
+    """Translations of torch operators to ONNX by the exporter of the dynamo route, which writes opset 18 first.
+
+    Example::
+
+        @hookimpl
+        def qntz_translations(opset):
+            yield Translation(name="aten::special_entr.default", function=entr)
+    """
+
+
 @_called_by("export", "simplify", "quantize")
 def qntz_graph_passes(phase: Literal["export", "simplify", "quantize"]) -> Iterable[records.GraphPass]:
     """Passes over the ONNX graph, after the stage that `phase` names.
@@ -79,7 +105,7 @@ def qntz_graph_passes(phase: Literal["export", "simplify", "quantize"]) -> Itera
         @hookimpl
         def qntz_graph_passes(phase):
             if phase == "simplify":
-                yield GraphPass(name="drop-identity", apply=drop_identity)
+                yield GraphPass(name="small-determinant", apply=by_patterns(determinant_of_2))
     """
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
 from qntz.artifacts import CAPTURED_PROGRAM, CAPTURED_SCRIPT
 from qntz.errors import ModelError, one_line
@@ -337,6 +338,13 @@ def named_outputs(outputs: Any) -> dict[str, torch.Tensor]:
     if not named:
         raise ModelError("forward returns no tensor", do="Return tensors: one, a tuple, list or dict.")
     return named
+
+
+def plain_leaves(value: Any) -> list[np.ndarray]:
+    """The tensors, arrays and numbers in any structure, as arrays; what stands for a tensor (`as_tensor`) as that."""
+    leaves = pytree.tree_leaves(value, is_leaf=lambda one: hasattr(one, "as_tensor"))
+    found = (one.as_tensor() if hasattr(one, "as_tensor") else one for one in leaves if one is not None)
+    return [one.detach().resolve_conj().numpy() if isinstance(one, torch.Tensor) else np.asarray(one) for one in found]
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:

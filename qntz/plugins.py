@@ -20,6 +20,7 @@ from typing import Any
 
 import pluggy
 
+from qntz import __version__ as qntz_version
 from qntz import hookspecs
 from qntz.errors import PluginError, QntzError, did_you_mean, one_line
 from qntz.records import Provided
@@ -180,6 +181,25 @@ class Plugins:
         """The records of a hook by their names, in order; raises as `provided`."""
         return {p.record.name: p.record for p in self.provided(hook, **arguments)}
 
+    def by_provider(self, opset: int) -> dict[str, dict[str, Any]]:
+        """Of each provider where it comes from (under ""), and the names of its records by hook, sorted; none of a hook
+        whose answers have no names."""
+        found: dict[str, dict[str, Any]] = {}
+        for plugin in self._manager.get_plugins():
+            provider = str(self._manager.get_name(plugin))
+            found[provider] = {"": _origin(plugin, provider)}
+            for caller in sorted(self._manager.get_hookcallers(plugin) or (), key=lambda one: one.name):
+                found[provider][caller.name] = self._names(caller.name, provider, opset)
+        return found
+
+    def _names(self, hook: str, provider: str, opset: int) -> list[str]:
+        if hook in ("qntz_report", "qntz_explain"):
+            return []
+        phases = hookspecs.PHASES
+        asked = [{"opset": opset, "phase": phase} for phase in phases]
+        names = {p.record.name for one in asked for p in self.provided(hook, **one) if p.provider == provider}
+        return sorted(names)
+
     def rows(self, run: dict[str, Any]) -> list[Provided]:
         """What plugins add to a report (rows have no names, so none can clash)."""
         rows = []
@@ -199,6 +219,14 @@ class Plugins:
             if text:
                 hints.append((implementation.plugin_name, str(text)))
         return hints
+
+
+def _origin(plugin: ModuleType, provider: str) -> str:
+    """The distribution and version of an installed plugin; the file of another, as its provider names it."""
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if entry.name == provider and entry.dist is not None:
+            return f"{entry.dist.name} {entry.dist.version}"
+    return f"qntz {qntz_version}" if provider.startswith("builtin/") else "this project"
 
 
 def _ordered(found: Sequence[Provided], hook: str) -> list[Provided]:

@@ -67,6 +67,27 @@ class Rule:
         return self.slug
 
 
+Sizes = tuple[tuple[int, ...], ...]
+UNEQUAL: tuple[Sizes, ...] = (((2, 4, 5),), ((3, 6, 5),), ((1, 7, 5),))
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a rewrite is tested on by `qntz plugins test`: something that it applies to, and inputs of unequal sizes.
+
+    Attributes:
+        function: of as many tensors as a run has shapes. module: makes a torch.nn.Module instead.
+        shapes: of each run the shapes of its inputs, float32, drawn from the normal distribution by a fixed seed; the
+            first run is the example that is captured. What else the model needs, it makes of them.
+        opset: of the export, where it matters.
+    """
+
+    function: Callable[..., Any] | None = None
+    module: Callable[[], torch.nn.Module] | None = None
+    shapes: tuple[Sizes, ...] = UNEQUAL
+    opset: int | None = None
+
+
 @dataclass(frozen=True)
 class ModuleRewrite:
     """A submodule's replacement, applied to a copy of the model before capture.
@@ -74,10 +95,12 @@ class ModuleRewrite:
     Attributes:
         name: selects it in `torchscript.require` and `torchscript.forbid`.
         match: True for a submodule that it replaces.
-        apply: returns the replacement; must not change its argument.
+        apply: returns the replacement; must not change its argument. Raises NotImplementedError, as the replacement
+            may, to leave this one as it is; the report tells why.
         tolerance: largest allowed |replacement - original| over the largest |original|, on the inputs that the
             submodule really got from the probes.
-        after: names of rewrites that come first.
+        after: names of rewrites that come first. requires: versions that it applies to, as in a requirements file,
+            ("torch>=2.5", "opset<16"). examples: for `qntz plugins test`.
     """
 
     name: str
@@ -85,6 +108,32 @@ class ModuleRewrite:
     apply: Callable[[torch.nn.Module], torch.nn.Module]
     tolerance: float = 1e-5
     after: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True)
+class FunctionRewrite:
+    """Functions' replacements, in force while the model is captured, on every route.
+
+    Attributes:
+        name: selects it in `torchscript.require` and `torchscript.forbid`.
+        functions: the replacements by the names of the originals, "torch.fft.rfft", "torch.Tensor.stft" or
+            "acme.ops.roll"; each takes the same arguments. One that raises NotImplementedError leaves them all as they
+            are; the report tells why. What stands for a tensor that no graph can hold has a method `as_tensor`.
+        match: called as the function is; True for calls that are replaced. None: all.
+        tolerance: largest allowed |replacement - original| over the largest |original|, on the calls that the model
+            makes when it runs the probes.
+        after, requires, examples: as `ModuleRewrite` has them.
+    """
+
+    name: str
+    functions: Mapping[str, Callable[..., Any]]
+    match: Callable[..., bool] | None = None
+    tolerance: float = 1e-5
+    after: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,12 +142,34 @@ class Symbolic:
 
     Attributes:
         name: the operator, "aten::nan_to_num". function: `f(g, *args)` as torch.onnx documents for custom symbolic
-        functions. after: names of symbolics that are registered first.
+        functions. tolerance: of its examples' outputs, over the largest magnitude; a model's own are held to
+        `export.tolerance`. after, requires, examples: as `ModuleRewrite` has them.
     """
 
     name: str
     function: Callable[..., Any]
     after: tuple[str, ...] = ()
+    tolerance: float = 1e-5
+    requires: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A translation of one torch operator to ONNX, for the exporter of the dynamo route.
+
+    Attributes:
+        name: the operator and its overload, "aten::nan_to_num.default"; without one, "default" is meant.
+        function: an onnxscript function, or one that calls onnxscript's operators, with the operator's arguments.
+        tolerance, after, requires, examples: as `Symbolic` has them.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    after: tuple[str, ...] = ()
+    tolerance: float = 1e-5
+    requires: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,13 +178,19 @@ class GraphPass:
 
     Attributes:
         name: selects it in `require` and `forbid` of the stage that runs it.
-        apply: takes a model and returns the new one and how many places it changed (0 = it did not fire).
-        after: names of passes that come first.
+        apply: takes a model and returns the new one and how many places it changed (0 = it did not fire);
+            `qntz.graph_passes.by_patterns` makes one of onnxscript's rewrite rules.
+        tolerance: largest allowed difference of the graph's outputs with and without it on the probes, over the
+            largest magnitude.
+        after, requires, examples: as `ModuleRewrite` has them.
     """
 
     name: str
     apply: Callable[[onnx.ModelProto], tuple[onnx.ModelProto, int]]
     after: tuple[str, ...] = ()
+    tolerance: float = 1e-5
+    requires: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -261,8 +338,9 @@ class RewriteProof:
     """What became of one rewrite: where it fired and how far its output is from the original's.
 
     Attributes:
-        name, provider: of the rewrite. places: module paths. worst_error: over the largest magnitude, None where it
-        did not fire. tolerance: the rewrite's own. reason: why it did not fire, or "".
+        name, provider: of the rewrite. places: module paths, or lines of calls ("net.py:12 torch.fft.rfft").
+        worst_error: over the largest magnitude, None where it did not fire. tolerance: the rewrite's own. reason: why
+        it did not fire, or "". kind: "module" or "function".
     """
 
     name: str
@@ -271,6 +349,7 @@ class RewriteProof:
     worst_error: float | None
     tolerance: float
     reason: str = ""
+    kind: str = "module"
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def simplify(
     except Exception as error:
         raise ExportError("onnxsim cannot simplify the graph", where=path.name, why=one_line(error)) from error
     _lift_constants(smaller)
-    smaller, told = apply_passes(smaller, passes, require, forbid)
+    smaller, told = apply_passes(smaller, passes, require, forbid, probes=probes)
     add_made_from(smaller, made_from(model))
     data = model_bytes(smaller, "simplified.onnx")
     parity = require_parity(

@@ -12,17 +12,17 @@ from qntz.records import Provided
 
 
 @contextlib.contextmanager
-def registered(symbolics: Sequence[Provided], opset: int, forbid: Sequence[str] = ()) -> Iterator[dict[str, int]]:
-    """Registers the symbolics with torch for one export; yields how often each was used."""
+def registered(symbolics: Sequence[Provided], opset: int) -> Iterator[dict[str, list[str]]]:
+    """Registers the symbolics with torch for one export; yields of each the paths of the modules that used it."""
     import torch
 
-    fired: dict[str, int] = {}
+    fired: dict[str, list[str]] = {}
 
     def counting(provided: Provided) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            fired[provided.record.name] += 1
+        def call(g: Any, *args: Any, **kwargs: Any) -> Any:
+            fired[provided.record.name].append(_module_of(g.original_node.scopeName()))
             try:
-                return provided.record.function(*args, **kwargs)
+                return provided.record.function(g, *args, **kwargs)
             except Exception as error:
                 raise PluginError(
                     f"symbolic {provided.record.name!r} fails", where=provided.provider, why=one_line(error)
@@ -31,15 +31,19 @@ def registered(symbolics: Sequence[Provided], opset: int, forbid: Sequence[str] 
         return call
 
     for provided in symbolics:
-        if provided.record.name not in forbid:
-            fired[provided.record.name] = 0
-            torch.onnx.register_custom_op_symbolic(provided.record.name, counting(provided), opset)
+        fired[provided.record.name] = []
+        torch.onnx.register_custom_op_symbolic(provided.record.name, counting(provided), opset)
     try:
         yield fired
     finally:
         for name in fired:
             torch.onnx.unregister_custom_op_symbolic(name, opset)
             _forget(name)
+
+
+def _module_of(scope: str) -> str:
+    """The path of the module of a scope, "Net::/Block::body.0/Linear::body.0.linear"."""
+    return ".".join(filter(None, (part.partition("::")[2] for part in scope.split("/"))))
 
 
 def _forget(name: str) -> None:

@@ -5,7 +5,7 @@ from stages.entry import Job, run
 
 def work(job: Job) -> None:
     from qntz.artifacts import CAPTURED_JSON, read_json, read_runs, write_bytes, write_json
-    from qntz.export import export, record
+    from qntz.export import SYMBOLICS, export, record
     from qntz.model import load_captured
     from qntz.records import Capture
 
@@ -20,7 +20,7 @@ def work(job: Job) -> None:
         captured,
         opset=config.opset,
         tolerance=config.tolerance,
-        symbolics=job.plugins.provided("qntz_symbolics", opset=config.opset),
+        symbolics=[one for hook in SYMBOLICS for one in job.plugins.provided(hook, opset=config.opset)],
         passes=job.plugins.provided("qntz_graph_passes", phase="export"),
         require=config.require,
         forbid=config.forbid,

@@ -5,9 +5,10 @@ from stages.entry import Job, run
 
 def work(job: Job) -> None:
     from qntz.artifacts import CAPTURED_JSON, CAPTURED_PROGRAM, CAPTURED_SCRIPT, write_bytes, write_json, write_runs
+    from qntz.export import SYMBOLICS
     from qntz.model import in_order, load_model
     from qntz.probes import probes_for
-    from qntz.torchscript import archive_bytes, capture, record, reference_outputs, rewritten
+    from qntz.torchscript import REWRITES, archive_bytes, capture, record, reference_outputs
     from stages.testdata import test_batches, test_samples
 
     model, config = job.config.model, job.config.torchscript
@@ -15,24 +16,24 @@ def work(job: Job) -> None:
     order = in_order(eager, list(model.inputs))
     samples = test_samples(job)
     probes = probes_for(model.probes, model.inputs, model.dims, job.root, samples)
-    rewrites = job.plugins.provided("qntz_module_rewrites")
-    module, proofs = rewritten(eager, rewrites, probes, order, require=config.require, forbid=config.forbid)
     captured = capture(
-        module,
+        eager,
         probes[0],
         probes[1:],
         dims=model.dims,
         shapes={name: spec.shape for name, spec in model.inputs.items()},
         method=config.method,
         tolerance=config.tolerance,
-        original=eager,
         opset=job.config.export.opset,
-        symbolics=job.plugins.provided("qntz_symbolics", opset=job.config.export.opset),
+        rewrites=[one for hook in REWRITES for one in job.plugins.provided(hook)],
+        require=config.require,
+        forbid=config.forbid,
+        symbolics=[one for hook in SYMBOLICS for one in job.plugins.provided(hook, opset=job.config.export.opset)],
         seconds=config.seconds,
         memory=int(config.memory_gib * 2**30),
     )
     reference = reference_outputs(eager, [inputs for inputs, _ in test_batches(job, samples)], order)
-    data, told = archive_bytes(captured.module), record(captured, proofs, config.tolerance, eager)
+    data, told = archive_bytes(captured.module), record(captured, config.tolerance, eager)
     source = model.weights or model.torchscript
     weights = {source: job.inputs["weights"]} if source else {}
     made_from = {**weights, **job.inputs["model_files"], **job.inputs["extra"]}
@@ -42,7 +43,7 @@ def work(job: Job) -> None:
     write_runs(job.of.golden, captured.golden)
     write_runs(job.of.reference, reference)
     write_json(job.of.torchscript_json, told)
-    fired = [proof.name for proof in proofs if proof.places]
+    fired = [proof.name for proof in captured.rewrites if proof.places]
     job.say(
         f"{captured.method} is right on {len(probes)} probes, worst error {captured.worst.error:.2g}"
         + (f"; rewritten: {', '.join(fired)}" if fired else "")

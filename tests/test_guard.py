@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from pathlib import Path
@@ -121,3 +122,27 @@ def test_an_error_of_a_class_that_only_the_child_knows_is_told():
 def test_a_limit_is_named_as_the_user_sets_it():
     with pytest.raises(CheckError, match="raise --seconds where it needs that"):
         guarded(lambda loaded: time.sleep(20), seconds=1, memory=2**30, limits={"seconds": "--seconds", "memory": "-"})
+
+
+def test_the_parents_rubbish_is_not_collected_in_the_child() -> None:
+    ended = []
+
+    class Session:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            ended.append(os.getpid())
+
+    def work(loaded):
+        gc.collect()
+        return list(ended)
+
+    gc.disable()
+    try:
+        Session()
+        assert guarded(work, seconds=20, memory=GIB) == []
+    finally:
+        gc.enable()
+    gc.collect()
+    assert ended == [os.getpid()]

@@ -131,7 +131,9 @@ def test_hook_signatures_are_pinned() -> None:
     pinned = {
         "qntz_rules": [],
         "qntz_module_rewrites": [],
+        "qntz_function_rewrites": [],
         "qntz_symbolics": ["opset"],
+        "qntz_translations": ["opset"],
         "qntz_graph_passes": ["phase"],
         "qntz_data_sources": [],
         "qntz_metrics": [],

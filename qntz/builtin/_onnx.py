@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from qntz.records import Example, Symbolic
+
+
+def shipped(name: str, function: Callable[..., Any]) -> Symbolic:
+    """A symbolic with its examples."""
+    import torch
+
+    from qntz.builtin._examples import FUNCTIONS, SCRIPTS
+
+    examples = [Example(one) for one in FUNCTIONS.get(name, ())]
+    if name in SCRIPTS:
+        examples.append(Example(module=lambda: torch.jit.script(SCRIPTS[name]())))
+    return Symbolic(name, function, tolerance=2e-5, examples=tuple(examples))
 
 
 def rank(tensor: Any, what: str) -> int:
@@ -75,6 +90,22 @@ def constant(value: Any, kind: str, name: str) -> Any:
     from torch.onnx import symbolic_helper
 
     return symbolic_helper._get_const(value, kind, name)
+
+
+def joined(g: Any, parts: Sequence[Any]) -> Any:
+    """Numbers of the graph as one tensor of one dimension."""
+    return g.op("Concat", *(g.op("Reshape", part, integers(g, 1)) for part in parts), axis_i=0)
+
+
+def listed(g: Any, value: Any) -> Any:
+    """An argument that is a list of integers, constant or computed, as a tensor of one dimension, int64."""
+    from torch.onnx import symbolic_helper as helper
+
+    if helper._is_packed_list(value):
+        return joined(g, helper._unpack_list(value))
+    if value.node().kind() == "onnx::Constant" or value.node().mustBeNone():
+        return integers(g, *constant(value, "is", "sizes"))
+    return value
 
 
 def is_none(value: Any) -> bool:

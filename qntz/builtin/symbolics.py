@@ -6,7 +6,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from qntz.builtin._onnx import cast, constant, integer, integers, number, rank, size, unsqueezed
+from qntz.builtin._onnx import (
+    cast,
+    constant,
+    integer,
+    integers,
+    joined,
+    listed,
+    number,
+    rank,
+    shipped,
+    size,
+    unsqueezed,
+)
 from qntz.hookspecs import hookimpl
 from qntz.records import Symbolic
 
@@ -14,7 +26,9 @@ from qntz.records import Symbolic
 @hookimpl
 def qntz_symbolics(opset: int) -> Iterable[Symbolic]:
     for function in (unflatten, mT, trace, diag_embed, inner, vdot, addmv, kron, pdist, argwhere, diff):
-        yield Symbolic(name=f"aten::{function.__name__}", function=function)
+        yield shipped(f"aten::{function.__name__}", function)
+    if opset >= 18:
+        yield shipped("aten::col2im", col2im)
 
 
 def unflatten(g: Any, tensor: Any, dim: Any, sizes: Any) -> Any:
@@ -30,8 +44,7 @@ def unflatten(g: Any, tensor: Any, dim: Any, sizes: Any) -> Any:
         given = [integers(g, one) for one in constant(sizes, "is", "sizes")]
     kept = [g.op("Gather", g.op("Shape", tensor), integer(g, i)) for i in range(dimensions) if i != axis]
     parts = [*kept[:axis], *given, *kept[axis:]]
-    one_dimensional = [g.op("Reshape", part, integers(g, 1)) for part in parts]
-    result = g.op("Reshape", tensor, g.op("Concat", *one_dimensional, axis_i=0))
+    result = g.op("Reshape", tensor, joined(g, parts))
     return result.setType(tensor.type().with_sizes([None] * len(parts)))
 
 
@@ -132,3 +145,17 @@ def diff(g: Any, tensor: Any, n: Any, dim: Any, prepend: Any, append: Any) -> An
         earlier = g.op("Slice", found, integers(g, 0), integers(g, -1), integers(g, axis))
         found = g.op("Sub", later, earlier)
     return found
+
+
+def col2im(g: Any, columns: Any, output_size: Any, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Any:
+    """Tensor fold. torch's own takes sizes that the graph computes only where the graph was not saved."""
+    sizes = [listed(g, value) for value in (output_size, kernel_size)]
+    pads = constant(padding, "is", "padding")
+    return g.op(
+        "Col2Im",
+        columns,
+        *sizes,
+        dilations_i=constant(dilation, "is", "dilation"),
+        pads_i=[*pads, *pads],
+        strides_i=constant(stride, "is", "stride"),
+    )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from qntz.builtin._onnx import cast, constant, dtype_of, is_none, number
+from qntz.builtin._onnx import cast, constant, dtype_of, is_none, number, shipped
 from qntz.hookspecs import hookimpl
 from qntz.records import Symbolic
 
@@ -17,14 +17,12 @@ _SHIFT = 8  # by which lgamma and digamma move their argument up, to where their
 @hookimpl
 def qntz_symbolics(opset: int) -> Iterable[Symbolic]:
     for name, operator in _SAME.items():
-        yield Symbolic(name=f"aten::{name}", function=_same(operator))
+        yield shipped(f"aten::{name}", _same(operator))
     own = (trunc, frac, logaddexp, xlogy, hypot, sinc, exp2, expm1, lgamma, digamma, signbit, copysign, fmax, fmin)
     for function in (*own, heaviside, isclose, addcdiv, deg2rad, rad2deg, ldexp, special_ndtr, special_entr, rms_norm):
-        yield Symbolic(name=f"aten::{function.__name__}", function=function)
-    yield Symbolic(name="aten::fix", function=trunc)
-    yield Symbolic(name="aten::special_xlogy", function=xlogy)
+        yield shipped(f"aten::{function.__name__}", function)
     if opset >= 18:
-        yield Symbolic(name="aten::bitwise_xor", function=bitwise_xor)
+        yield shipped("aten::bitwise_xor", bitwise_xor)
 
 
 def _same(operator: str) -> Any:

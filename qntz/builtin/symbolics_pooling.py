@@ -21,6 +21,7 @@ from qntz.builtin._onnx import (
     integers,
     number,
     rank,
+    shipped,
     size,
     unsqueezed,
 )
@@ -31,8 +32,8 @@ from qntz.records import Symbolic
 @hookimpl
 def qntz_symbolics(opset: int) -> Iterable[Symbolic]:
     for axes in (1, 2, 3):
-        yield Symbolic(name=f"aten::adaptive_avg_pool{axes}d", function=_averages)
-        yield Symbolic(name=f"aten::adaptive_max_pool{axes}d", function=_maxima)
+        yield shipped(f"aten::adaptive_avg_pool{axes}d", _averages)
+        yield shipped(f"aten::adaptive_max_pool{axes}d", _maxima)
 
 
 def _sizes(x: Any, output_size: Any) -> dict[int, int]:

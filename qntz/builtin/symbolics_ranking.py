@@ -17,6 +17,7 @@ from qntz.builtin._onnx import (
     is_none,
     number,
     rank,
+    shipped,
     size,
     unsqueezed,
 )
@@ -28,7 +29,7 @@ from qntz.records import Symbolic
 def qntz_symbolics(opset: int) -> Iterable[Symbolic]:
     functions = (median, kthvalue, msort, cumprod, cummax, cummin, searchsorted, isin, equal, count_nonzero, nansum)
     for function in (*functions, nanmean, norm):
-        yield Symbolic(name=f"aten::{function.__name__}", function=function)
+        yield shipped(f"aten::{function.__name__}", function)
 
 
 def _smallest(g: Any, x: Any, count: Any, axis: int) -> tuple[Any, Any]:

@@ -11,16 +11,18 @@ from typing import Any
 from qntz import ort, plugins
 from qntz.artifacts import write_bytes
 from qntz.compare import Difference, require_parity
+from qntz.config import OPSET
 from qntz.errors import ExportError, RewriteError, did_you_mean, one_line
 from qntz.export.dynamo import of_program
 from qntz.export.names import sources, unwrap
 from qntz.export.torchscript import of_script
 from qntz.graph import add_made_from, model_bytes, nodes_of, operators
 from qntz.graph_passes import apply_passes
-from qntz.records import Capture, Provided
+from qntz.records import Capture, Provided, Symbolic, Translation
+from qntz.versions import applicable
 
-OPSET = 20
-"""The highest that torch's TorchScript exporter writes; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime take it."""
+SYMBOLICS = ("qntz_symbolics", "qntz_translations")
+"""The hooks that give the translations of operators, for one exporter and for the other."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ def export(
     Args:
         captured: what `qntz.torchscript.capture` gives. path: where the model is written to, once it is right.
         opset: None for the highest that exporter and backends take.
-        symbolics: translations of torch operators; passes: graph passes of phase "export", in their order. None: those
-        that qntz ships, installed plugins provide, and the working directory holds in plugins/.
+        symbolics: translations of torch operators, `Symbolic` and `Translation` records; passes: graph passes of phase
+        "export", in their order. None: those that qntz ships, installed plugins provide, and the working directory
+        holds in plugins/.
         require, forbid: names among both.
         made_from: the files that went into `captured`, SHA-256 by path, for the graph's metadata.
 
@@ -77,7 +80,7 @@ def export(
     as_tried = symbolics is None and not (passes or require or forbid or made_from)
     if exported is None or exported.opset != opset or not as_tried:
         if installed is not None and symbolics is None:
-            symbolics = installed.provided("qntz_symbolics", opset=opset)
+            symbolics = [one for hook in SYMBOLICS for one in installed.provided(hook, opset=opset)]
         args = (opset, tolerance, symbolics or (), passes or (), require, forbid, made_from or {})
         exported = _exported(captured, *args)
     if path is not None:
@@ -102,14 +105,17 @@ def _exported(
     for name in (*require, *forbid):
         if name not in known:
             raise RewriteError(f"no symbolic or graph pass {name!r}", where="export", do=did_you_mean(name, known))
-    if isinstance(captured.module, torch.jit.ScriptModule):
-        model, fired = of_script(captured, opset, symbolics, forbid)
-    else:
-        model, fired = of_program(captured, opset), {}
+    scripted = isinstance(captured.module, torch.jit.ScriptModule)
+    kind, write = (Symbolic, of_script) if scripted else (Translation, of_program)
+    fit, reasons = applicable((one for one in symbolics if one.record.name not in forbid), opset)
+    model, fired = write(captured, opset, [one for one in fit if isinstance(one.record, kind)])
+    reasons |= dict.fromkeys(forbid, "forbidden")
+    reasons |= {one.record.name: "it is for the other exporter" for one in fit if not isinstance(one.record, kind)}
     unwrap(model)
-    told = _told(symbolics, fired, require, forbid)
+    told = _told(symbolics, fired, reasons, require)
     names = {provided.record.name for provided in passes}
-    model, passed = apply_passes(model, passes, sorted(names & set(require)), sorted(names & set(forbid)))
+    chosen = sorted(names & set(require)), sorted(names & set(forbid))
+    model, passed = apply_passes(model, passes, *chosen, opset=opset, probes=captured.probes)
     _strip(model)
     add_made_from(model, made_from)
     try:
@@ -127,23 +133,29 @@ def _exported(
 
 
 def _told(
-    symbolics: Sequence[Provided], fired: Mapping[str, int], require: Sequence[str], forbid: Sequence[str]
+    symbolics: Sequence[Provided],
+    fired: Mapping[str, Sequence[str]],
+    reasons: Mapping[str, str],
+    require: Sequence[str],
 ) -> list[dict[str, Any]]:
     told = []
     for provided in symbolics:
         name = provided.record.name
-        count = fired.get(name, 0)
-        if name in require and count == 0:
+        places = fired.get(name, ())
+        reason = "" if places else reasons.get(name, "the captured model has no such operator")
+        if name in require and not places:
             raise RewriteError(
                 f"symbolic {name!r} is required and did not fire",
                 where=provided.provider,
-                why="the captured model has no such operator",
+                why=reason,
                 do="Take it out of export.require.",
             )
-        if provided.is_builtin and not (count or name in forbid):
+        if provided.is_builtin and not places and reason != "forbidden":
             continue  # the reader asks what plugins did, and what was done
-        reason = "" if count else ("forbidden" if name in forbid else "the captured model has no such operator")
-        told.append({"name": name, "provider": provided.provider, "fired": count, "reason": reason})
+        used = sorted(set(places))
+        told.append(
+            {"name": name, "provider": provided.provider, "fired": len(places), "places": used, "reason": reason}
+        )
     return told
 
 

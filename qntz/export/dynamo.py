@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from qntz.errors import ExportError, one_line
+from qntz.errors import ExportError, PluginError, one_line
 from qntz.graph import nodes_of
 from qntz.model import WRAPPED, quiet
-from qntz.records import Capture
+from qntz.records import Capture, Provided
 
 FIRST = 18  # what the exporter writes; lower ones it would only convert to, which onnx does not do safely
 _SYMBOL = re.compile(r"\bs\d+\b")
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def of_program(captured: Capture, opset: int) -> Any:
+def of_program(
+    captured: Capture, opset: int, translations: Sequence[Provided] = ()
+) -> tuple[Any, dict[str, list[str]]]:
     """The ONNX model of a torch.export.ExportedProgram, its dynamic dimensions and nodes named as those of
-    `qntz.export.torchscript.of_script` are.
+    `qntz.export.torchscript.of_script` are; and of each translation a "" for each use.
 
     Raises:
-        ExportError: the exporter refuses an operator, or does not write this opset.
+        ExportError: the exporter refuses an operator, or does not write this opset. PluginError: a translation fails,
+        or there is no such operator.
     """
     import torch
 
@@ -33,6 +38,9 @@ def of_program(captured: Capture, opset: int) -> Any:
             why=f"the exporter of torch.export writes opset {FIRST} and up",
             do=f"Set export.opset to {FIRST} or more.",
         )
+    fired: dict[str, list[str]] = {one.record.name: [] for one in translations}
+    failed: list[PluginError] = []
+    table = {_operator(one): _counting(one, fired[one.record.name], failed) for one in translations}
     try:
         with warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")
@@ -42,9 +50,12 @@ def of_program(captured: Capture, opset: int) -> Any:
                 opset_version=opset,
                 input_names=list(captured.shapes),
                 output_names=list(captured.golden[0]),
+                custom_translation_table=table,
                 verbose=False,
             )
     except Exception as error:
+        if failed:
+            raise failed[0] from error
         raise ExportError(
             "the model cannot be exported",
             where=f"opset {opset}",
@@ -54,7 +65,40 @@ def of_program(captured: Capture, opset: int) -> Any:
     model = program.model_proto
     _name_sizes(model, captured)
     _name_nodes(model)
-    return model
+    return model, fired
+
+
+def _operator(provided: Provided) -> Any:
+    """The overload of "aten::name.overload"."""
+    import torch
+
+    namespace, _, rest = provided.record.name.partition("::")
+    name, _, overload = rest.partition(".")
+    try:
+        return getattr(getattr(getattr(torch.ops, namespace), name), overload or "default")
+    except AttributeError as error:
+        raise PluginError(
+            f"torch has no operator {provided.record.name!r}",
+            where=provided.provider,
+            why=one_line(error),
+            do='Name it with its overload, "aten::nan_to_num.default".',
+        ) from error
+
+
+def _counting(provided: Provided, used: list[str], failed: list[PluginError]) -> Callable[..., Any]:
+    function = provided.record.function
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        used.append("")
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            name = provided.record.name
+            failed.append(PluginError(f"translation {name!r} fails", where=provided.provider, why=one_line(error)))
+            raise
+
+    return call
 
 
 def _reason(error: BaseException) -> str:

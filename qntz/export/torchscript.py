@@ -19,10 +19,8 @@ from qntz.symbolics import registered
 LATEST = 20  # the exporter's own, and the last that it is to have
 
 
-def of_script(
-    captured: Capture, opset: int, symbolics: Sequence[Provided], forbid: Sequence[str]
-) -> tuple[Any, dict[str, int]]:
-    """The ONNX model of a ScriptModule, and how often each symbolic was used.
+def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> tuple[Any, dict[str, list[str]]]:
+    """The ONNX model of a ScriptModule, and the paths of the modules that each symbolic was used in.
 
     Raises:
         ExportError: the exporter refuses an operator.
@@ -33,7 +31,7 @@ def of_script(
     from qntz.model import tensors
 
     buffer, order = io.BytesIO(), list(captured.shapes)
-    with registered(symbolics, opset, forbid) as fired:
+    with registered(symbolics, opset) as fired:
         try:
             with warnings.catch_warnings(), torch.no_grad(), _no_output():
                 warnings.simplefilter("ignore")  # the exporter's deprecation, and traces that the probes judge better

@@ -8,13 +8,15 @@ import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from qntz import plugins
 from qntz.compare import Difference, differences, require_parity
-from qntz.config import METHODS, DimConfig
+from qntz.config import METHODS, OPSET, DimConfig
 from qntz.errors import (
     CaptureError,
     CheckError,
@@ -34,6 +36,7 @@ from qntz.torchscript.further import Shapes, axes_of, extreme_inputs, further_in
 from qntz.torchscript.mixed import NO_LEAK, Evidence, evidence_of, mixed
 from qntz.torchscript.paths import joined_paths
 from qntz.torchscript.program import excluded, program_of
+from qntz.torchscript.rewrite import Rewritten, rewritten
 from qntz.torchscript.routes import Plain, joined, place_of, scripted, settled, traced
 
 TOLD = {
@@ -46,6 +49,8 @@ TOLD = {
 }
 ORDER = ("trace", "mixed", "script", "paths", "dynamo")
 """The order in which `auto` tries the routes; never by measured time, so that every machine takes the same."""
+REWRITES = ("qntz_module_rewrites", "qntz_function_rewrites")
+"""The hooks that give the rewrites of a capture, in the order in which they apply."""
 LIMITS = {"seconds": "torchscript.seconds", "memory": "torchscript.memory_gib"}
 WORK = 4e11
 """Floating point operations that the eager model may take on inputs which `auto` makes."""
@@ -70,7 +75,7 @@ class Captured(Capture):
         method: "trace", "mixed", "script", "dynamo", or "saved" (it came as TorchScript). why: in words.
         parity: the worst difference from the eager model on each probe. warnings: what torch warned of, sorted.
         tried: the routes that were tried before it. training: the submodules that were in training mode and were
-        captured in evaluation mode.
+        captured in evaluation mode. rewrites: what became of each.
     """
 
     method: str
@@ -79,6 +84,7 @@ class Captured(Capture):
     warnings: tuple[str, ...] = ()
     tried: tuple[Tried, ...] = ()
     training: tuple[str, ...] = ()
+    rewrites: tuple[RewriteProof, ...] = ()
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -100,8 +106,10 @@ def capture(
     shapes: Shapes | None = None,
     method: str = "auto",
     tolerance: float = 1e-4,
-    original: torch.nn.Module | None = None,
     opset: int | None = None,
+    rewrites: Sequence[Provided] | None = None,
+    require: Sequence[str] = (),
+    forbid: Sequence[str] = (),
     symbolics: Sequence[Provided] | None = None,
     seconds: float = 600.0,
     memory: int = 8 << 30,
@@ -116,19 +124,21 @@ def capture(
         dims: the dynamic dimensions by name. shapes: of each input the sizes, with those names; without it a dimension
         is dynamic that differs between the example and a probe.
         tolerance: worst |difference| over the largest magnitude of an output.
-        original: the eager model that counts, where `module` is a rewritten copy of it; else `module` itself.
         opset, symbolics: of the export that "auto" tries a route by, as `qntz.export.export` takes them.
+        rewrites: of submodules, on a copy, and of functions; None: those that qntz ships, installed plugins provide,
+        and the working directory holds in plugins/. require, forbid: names of rewrites that must fire, and must not.
         seconds, memory: what a route that compiles, and the trial of an export, may take, each in a process of its own;
         memory in bytes.
 
     Raises:
         CaptureError: torch refuses, or the capture's outputs are not the model's; with every route that was `tried`.
         ModelError: the eager model refuses the inputs, gives NaN, or is not deterministic.
+        RewriteError: a required rewrite did not fire, or a rewrite computes something else. PluginError: one fails.
         ConfigError: there is no such method.
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", where="torchscript.method", do=did_you_mean(method, METHODS))
-    eager = original if original is not None else module
+    eager = module
     given = [arrays_in(eager, one) for one in (example_inputs, *probes)]
     order = in_order(eager, list(given[0]))
     for one in given[1:]:
@@ -138,9 +148,15 @@ def capture(
             )
     inputs = [{name: one[name] for name in order} for one in given]
     _require_evaluation(eager, inputs[0], order)
-    with evaluated(eager) as training, evaluated(module):
-        work = _Work(module, eager, inputs, shapes or shapes_of(inputs, dims or {}), dims or {}, tolerance)
-        if isinstance(module, torch.jit.ScriptModule):
+    with evaluated(eager) as training:
+        work = _Work(eager, inputs, shapes or shapes_of(inputs, dims or {}), dims or {}, tolerance)
+        if not isinstance(eager, torch.jit.ScriptModule):
+            if rewrites is None:
+                installed = plugins.load(Path.cwd(), "torchscript")
+                rewrites = [one for hook in REWRITES for one in installed.provided(hook)]
+            chosen = {"opset": OPSET if opset is None else opset, "require": require, "forbid": forbid}
+            work.rewritten = rewritten(eager, rewrites, inputs, order, **chosen)
+        if isinstance(eager, torch.jit.ScriptModule):
             found = work.captured(*work.saved())
         elif method != "auto":
             found = work.captured(*work.route(method, seconds, memory))
@@ -148,7 +164,7 @@ def capture(
         else:
             trial = functools.partial(export, opset=opset, tolerance=tolerance, symbolics=symbolics, passes=())
             found = _first(work, trial, seconds, memory)
-    return replace(found, training=training)
+    return replace(found, training=training, rewrites=work.rewritten.proofs)
 
 
 def _require_evaluation(eager: torch.nn.Module, inputs: Arrays, order: Sequence[str]) -> None:
@@ -212,14 +228,13 @@ class _Work:
 
     def __init__(
         self,
-        module: torch.nn.Module,
         eager: torch.nn.Module,
         inputs: list[Arrays],
         shapes: Shapes,
         dims: Mapping[str, DimConfig],
         tolerance: float,
     ) -> None:
-        self.module, self.eager, self.inputs = module, eager, inputs
+        self.eager, self.inputs, self.rewritten = eager, inputs, Rewritten(eager)
         self.order = tuple(inputs[0])
         self.shapes = {name: tuple(shapes[name]) for name in self.order}
         self.dims, self.tolerance = dims, tolerance
@@ -274,7 +289,7 @@ class _Work:
         return True
 
     def saved(self) -> Made:
-        script = settled(self.module, self.inputs[0], self.order, self.flat)
+        script = settled(self.eager, self.inputs[0], self.order, self.flat)
         return script, "saved", "the model came as a saved TorchScript file", ()
 
     def route(self, method: str, seconds: float, memory: int) -> Made:
@@ -285,7 +300,8 @@ class _Work:
         """
 
         def make() -> tuple[bytes, str, tuple[str, ...]]:
-            made, told, warned = self._made(method)
+            with self.rewritten.in_force():
+                made, told, warned = self._made(method)
             for one in self.inputs:
                 self._outputs(made, one, method)  # what ends the process does it here
             try:
@@ -303,21 +319,21 @@ class _Work:
 
     def _made(self, method: str) -> tuple[Any, str, tuple[str, ...]]:
         if method == "dynamo":
-            return program_of(self._plain(self.module), self.example, self.order, self.shapes), "", ()
+            return program_of(self._plain(self.rewritten.module), self.example, self.order, self.shapes), "", ()
         if method == "trace":
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                script = traced(self.module, self.example, self.order, self.flat)
+                script = traced(self.rewritten.module, self.example, self.order, self.flat)
             lines = {str(w.message).splitlines()[0] for w in caught if issubclass(w.category, torch.jit.TracerWarning)}
             return script, "", tuple(sorted(lines))
         if method == "paths":
             return *self._paths(), ()
-        script, told = self._mixed() if method == "mixed" else (scripted(self.module), "")
+        script, told = self._mixed() if method == "mixed" else (scripted(self.rewritten.module), "")
         return settled(script, self.example, self.order, self.flat), told, ()
 
     def _evidence(self) -> Evidence:
         given = [dict(zip(self.order, tensors(one, self.order), strict=True)) for one in (*self.inputs, *self.further)]
-        return evidence_of(self.module, given)
+        return evidence_of(self.rewritten.module, given)
 
     def _paths(self) -> tuple[torch.jit.ScriptModule, str]:
         evidence = self._evidence()
@@ -325,12 +341,12 @@ class _Work:
             raise CaptureError("there is one way through the model", why=NO_LEAK)
         examples = [tensors(one, self.order) for one in (self.example, *self.inputs, *self.further)]
         settle = functools.partial(joined, inputs=examples[0], order=self.order)
-        return joined_paths(self.module, self.order, examples, evidence.namespaces, settle)
+        return joined_paths(self.rewritten.module, self.order, examples, evidence.namespaces, settle)
 
     def _mixed(self) -> tuple[torch.jit.ScriptModule, str]:
         evidence = self._evidence()
         try:
-            return mixed(self.module, tensors(self.example, self.order), evidence, self._plain)
+            return mixed(self.rewritten.module, tensors(self.example, self.order), evidence, self._plain)
         except QntzError:
             raise
         except Exception as error:  # the compiler raises RuntimeError, OSError, TypeError, its own kinds and more
@@ -444,9 +460,7 @@ def _require_repeatable(again: Arrays, first: Arrays) -> None:
         )
 
 
-def record(
-    captured: Captured, proofs: Sequence[RewriteProof], tolerance: float, eager: torch.nn.Module
-) -> dict[str, Any]:
+def record(captured: Captured, tolerance: float, eager: torch.nn.Module) -> dict[str, Any]:
     """torchscript.json: the method and why, the parity, what every rewrite did, and the model's size."""
     return {
         "method": captured.method,
@@ -458,7 +472,7 @@ def record(
         "further": len(captured.further),
         "training": list(captured.training),
         "probes": len(captured.golden),
-        "rewrites": [asdict(proof) for proof in proofs],
+        "rewrites": [asdict(proof) for proof in captured.rewrites],
         "warnings": list(captured.warnings),
         "parameters": sum(parameter.numel() for parameter in eager.parameters()),
     }

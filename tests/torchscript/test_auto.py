@@ -52,7 +52,7 @@ def right_as_onnx(module: torch.nn.Module, captured, tmp_path: Path) -> None:
         ("EarlyExit", "paths", "traced in 8 ways"),
         ("Arithmetic", "paths", "traced in 1 way"),
         ("Rare", "paths", "traced in 3 ways"),
-        ("Spectrum", "dynamo", ""),
+        ("Histogram", "dynamo", ""),
     ],
 )
 def test_the_first_route_that_is_right_is_taken(name: str, method: str, told: str, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_ends_or_holds_up_the_process_is_a_route_that_fails(name: str, why:
 
 def test_the_record_tells_order_and_reasons() -> None:
     model = routed.GateWithin()
-    told = record(capture(model, GIVEN[0], GIVEN[1:]), [], 1e-4, model)
+    told = record(capture(model, GIVEN[0], GIVEN[1:]), 1e-4, model)
     assert told["method"] == "mixed"
     assert told["why"] == "; ".join(
         ("the first of trace, mixed, script, paths, dynamo that is right", "scripted: gate; the rest is traced")

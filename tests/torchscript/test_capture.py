@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from qntz.errors import CaptureError, ModelError, RewriteError
 from qntz.records import ModuleRewrite, Provided
-from qntz.torchscript import archive_bytes, capture, rewritten
+from qntz.torchscript import archive_bytes, capture
+from qntz.torchscript.rewrite import rewritten
 
 RNG = np.random.default_rng(0)
 
@@ -236,9 +237,14 @@ def rewrite(name: str = "square", by: float = 1.0, **changes) -> Provided:
     return Provided(ModuleRewrite(name, match, changes.get("apply", lambda module: Multiply(by))), "plugins/p.py")
 
 
+def after(model, rewrites, probes, order, **names):
+    found = rewritten(model, rewrites, probes, order, **names)
+    return found.module, found.proofs[0]
+
+
 def test_a_rewrite_works_on_a_copy_and_proves_itself() -> None:
     net = Holder()
-    result, (proof,) = rewritten(net, [rewrite()], [inputs(2, 3), inputs(4, 3)], ["x"])
+    result, proof = after(net, [rewrite()], [inputs(2, 3), inputs(4, 3)], ["x"])
     assert proof.places == ("inner.0", "shared")
     assert proof.worst_error == 0
     assert isinstance(result.inner[0], Multiply)
@@ -256,17 +262,17 @@ def test_a_rewrite_that_computes_something_else_is_refused() -> None:
 
 def test_a_required_rewrite_has_to_fire() -> None:
     never = rewrite("never", match=lambda module: False)
-    _, (proof,) = rewritten(Holder(), [never], [inputs(2, 3)], ["x"])
+    _, proof = after(Holder(), [never], [inputs(2, 3)], ["x"])
     assert (proof.places, proof.worst_error, proof.reason) == ((), None, "no submodule matches")
     with pytest.raises(RewriteError, match="rewrite 'never' is required and did not fire: no submodule matches"):
         rewritten(Holder(), [never], [inputs(2, 3)], ["x"], require=["never"])
-    with pytest.raises(RewriteError, match="no module rewrite 'squar'. Did you mean 'square'?"):
+    with pytest.raises(RewriteError, match="no rewrite 'squar'. Did you mean 'square'?"):
         rewritten(Holder(), [rewrite()], [inputs(2, 3)], ["x"], require=["squar"])
 
 
 def test_a_forbidden_rewrite_is_not_applied() -> None:
     net = Holder()
-    result, (proof,) = rewritten(net, [rewrite()], [inputs(2, 3)], ["x"], forbid=["square"])
+    result, proof = after(net, [rewrite()], [inputs(2, 3)], ["x"], forbid=["square"])
     assert result is net
     assert proof.reason == "forbidden"
 

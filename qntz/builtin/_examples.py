@@ -1,0 +1,151 @@
+"""What the shipped symbolics are tested on: functions of a tensor, [n, m, 5], by the operator that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+INF, NAN = float("inf"), float("nan")
+EDGES = torch.tensor([-1.0, 0.0, 1.0])
+
+
+def square(x: Tensor) -> Tensor:
+    return x.transpose(-1, -2) @ x
+
+
+def with_nan(x: Tensor) -> Tensor:
+    return torch.where(x > 1, torch.full_like(x, NAN), x)
+
+
+FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], ...]] = {
+    "aten::trunc": (lambda x: torch.trunc(x * 3),),
+    "aten::frac": (lambda x: torch.frac(x * 3),),
+    "aten::sgn": (torch.sgn,),
+    "aten::logaddexp": (
+        lambda x: torch.logaddexp(x * 30, x * 29 + 1),
+        lambda x: torch.logaddexp(x.where(x > 0, -INF), x.where(x > 1, -INF)),
+    ),
+    "aten::xlogy": (lambda x: torch.xlogy(x.relu(), x.abs()),),
+    "aten::hypot": (lambda x: torch.hypot(x * 1e25, x.relu()),),
+    "aten::sinc": (lambda x: torch.sinc(x.relu()),),
+    "aten::exp2": (torch.exp2,),
+    "aten::expm1": (
+        torch.expm1,
+        lambda x: torch.expm1(x * 1e-5),
+    ),
+    "aten::lgamma": (
+        lambda x: torch.lgamma(x.abs() * 10 + 0.01),
+        lambda x: torch.lgamma(-x.abs().floor() - 0.3),
+    ),
+    "aten::digamma": (
+        lambda x: torch.digamma(x.abs() * 10 + 0.1),
+        lambda x: torch.digamma(-x.abs().floor() - 0.3),
+    ),
+    "aten::cosh": (torch.cosh,),
+    "aten::sinh": (torch.sinh,),
+    "aten::acosh": (lambda x: torch.acosh(x.abs() + 1),),
+    "aten::asinh": (torch.asinh,),
+    "aten::atanh": (lambda x: torch.atanh(x.tanh() * 0.9),),
+    "aten::signbit": (lambda x: torch.signbit(x.trunc() * 0.0),),
+    "aten::copysign": (lambda x: torch.copysign(x.abs() + 1, x),),
+    "aten::fmax": (lambda x: torch.fmax(with_nan(x), -x),),
+    "aten::fmin": (lambda x: torch.fmin(x, with_nan(-x)),),
+    "aten::heaviside": (lambda x: torch.heaviside(x.relu() - (-x).relu().trunc(), torch.tensor(0.5)),),
+    "aten::isclose": (
+        lambda x: torch.isclose(x, x.round(decimals=1), rtol=0.01, atol=0.02),
+        lambda x: torch.isclose(with_nan(x / 0), with_nan(x.abs() / 0), equal_nan=True),
+    ),
+    "aten::addcdiv": (lambda x: torch.addcdiv(x, x + 1, x.abs() + 1, value=0.5),),
+    "aten::deg2rad": (torch.deg2rad,),
+    "aten::rad2deg": (torch.rad2deg,),
+    "aten::ldexp": (lambda x: torch.ldexp(x, torch.tensor([3])),),
+    "aten::special_ndtr": (torch.special.ndtr,),
+    "aten::special_entr": (lambda x: torch.special.entr(x.trunc() + 1),),
+    "aten::rms_norm": (
+        lambda x: F.rms_norm(x, (5,), torch.arange(5.0), 1e-3),
+        lambda x: F.rms_norm(x[:, :2, :], (2, 5)),
+    ),
+    "aten::bitwise_xor": (lambda x: torch.bitwise_xor(x > 0, x > 1),),
+    "aten::trace": (lambda x: square(x)[0].trace() + x[0].trace(),),
+    "aten::diag_embed": (torch.diag_embed,),
+    "aten::inner": (
+        lambda x: torch.inner(x, x[0]),
+        lambda x: torch.inner(x, x[0, 0]) + torch.inner(x[0, 0], x[0, 1]),
+    ),
+    "aten::vdot": (lambda x: torch.vdot(x[0, 0], x[0, 1]),),
+    "aten::addmv": (lambda x: torch.addmv(x[0, :, 0], x[0], x[0, 0], beta=2, alpha=0.5),),
+    "aten::kron": (lambda x: torch.kron(x[0], x[-1, :2]),),
+    "aten::pdist": (lambda x: F.pdist(x[0]),),
+    "aten::argwhere": (lambda x: torch.argwhere(x > 0),),
+    "aten::diff": (
+        lambda x: x.diff(),
+        lambda x: x.diff(n=2, dim=1),
+    ),
+    "aten::median": (
+        torch.median,
+        lambda x: tuple(x.median(1)),
+        lambda x: tuple(x.median(-1, keepdim=True)),
+    ),
+    "aten::kthvalue": (lambda x: tuple(x.kthvalue(2, 1)),),
+    "aten::msort": (torch.msort,),
+    "aten::cumprod": (lambda x: x.cumprod(1),),
+    "aten::cummax": (lambda x: tuple(x.cummax(1)),),
+    "aten::cummin": (lambda x: tuple(x.round().cummin(0)),),
+    "aten::searchsorted": (
+        lambda x: torch.searchsorted(EDGES, x.round()),
+        lambda x: torch.searchsorted(EDGES, x.round(), right=True, out_int32=True),
+        lambda x: torch.searchsorted(EDGES, x.round(), side="right"),
+        lambda x: torch.searchsorted(x.sort(-1)[0], x.flip(1)),
+    ),
+    "aten::isin": (
+        lambda x: torch.isin(x.round().long(), torch.tensor([0, 2])),
+        lambda x: torch.isin(x.round().long(), torch.tensor([0, 2]), invert=True),
+    ),
+    "aten::count_nonzero": (
+        lambda x: torch.count_nonzero(x > 0),
+        lambda x: torch.count_nonzero(x.relu(), 1),
+    ),
+    "aten::nansum": (lambda x: torch.nansum(with_nan(x), 1),),
+    "aten::nanmean": (lambda x: torch.nanmean(with_nan(x), 1, keepdim=True).nan_to_num(7.0),),
+    "aten::adaptive_avg_pool1d": (
+        lambda x: F.adaptive_avg_pool1d(x, 2),
+        lambda x: F.adaptive_avg_pool1d(x, 1),
+    ),
+    "aten::adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(x[None], (3, 4)),),
+    "aten::adaptive_max_pool1d": (lambda x: F.adaptive_max_pool1d(x, 3),),
+    "aten::adaptive_max_pool2d": (
+        lambda x: F.adaptive_max_pool2d(x[None], (2, 3)),
+        lambda x: F.adaptive_max_pool2d(x[None], 1),
+    ),
+    "aten::col2im": (
+        lambda x: F.fold(
+            F.unfold(x[None], (3, 2), padding=(1, 0), dilation=(1, 2)).cos(),
+            x.shape[-2:],
+            (3, 2),
+            padding=(1, 0),
+            dilation=(1, 2),
+        ),
+    ),
+    "aten::unflatten": (lambda x: x.unflatten(1, (1, -1)).transpose(1, 2),),
+    "aten::mT": (lambda x: x.mT @ x,),
+    "aten::adaptive_avg_pool3d": (lambda x: F.adaptive_avg_pool3d(x[None], (2, 2, 3)),),
+    "aten::adaptive_max_pool3d": (lambda x: F.adaptive_max_pool3d(x[None], (1, 2, 3)),),
+}
+
+
+class Norms(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.norm(2) + x.norm(3, dim=[1], keepdim=True) + x.norm(float("inf"), dim=[1, 2], keepdim=True)
+
+
+class Equal(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if torch.equal(x, x) and not torch.equal(x, x[:, :1]) else x
+
+
+SCRIPTS: dict[str, type[nn.Module]] = {"aten::norm": Norms, "aten::equal": Equal}
+"""What a trace has under another name, or not at all."""
