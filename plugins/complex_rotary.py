@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qntz import hookimpl
-from qntz.records import ModuleRewrite
+from qntz.records import Example, ModuleRewrite
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,7 +16,19 @@ if TYPE_CHECKING:
 
 @hookimpl
 def qntz_module_rewrites() -> Iterator[ModuleRewrite]:
-    yield ModuleRewrite(name="complex-rotary", match=is_complex_rotary, apply=in_real_arithmetic, tolerance=1e-5)
+    yield ModuleRewrite(
+        name="complex-rotary",
+        match=is_complex_rotary,
+        apply=in_real_arithmetic,
+        tolerance=1e-5,
+        examples=(Example(module=a_rotary, shapes=(((2, 3, 5, 8),), ((1, 3, 7, 8),), ((4, 3, 1, 8),))),),
+    )
+
+
+def a_rotary() -> "nn.Module":
+    from examples.rows.model import ComplexRotary
+
+    return ComplexRotary(8)
 
 
 def is_complex_rotary(module: "nn.Module") -> bool:

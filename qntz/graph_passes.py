@@ -17,14 +17,15 @@ from qntz.versions import unmet
 
 def by_patterns(*rules: Any) -> Callable[[onnx.ModelProto], tuple[onnx.ModelProto, int]]:
     """The `apply` of a `records.GraphPass` from onnxscript's rewrite rules (`onnxscript.rewriter.pattern.RewriteRule`,
-    or classes of `RewriteRuleClassBase`), which match subgraphs and put others in their place."""
+    or classes of `RewriteRuleClassBase`), which match subgraphs, whose shapes are inferred, and put others in their
+    place."""
 
     def apply(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         import onnx_ir
         from onnxscript.rewriter import RewriteRuleClassBase, RewriteRuleSet
 
         known = [r.rule() if isinstance(r, type) and issubclass(r, RewriteRuleClassBase) else r for r in rules]
-        graph = onnx_ir.serde.deserialize_model(model)
+        graph = onnx_ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model))
         count = RewriteRuleSet(known).apply_to_model(graph)
         return (onnx_ir.serde.serialize_model(graph), count) if count else (model, 0)
 

@@ -123,3 +123,36 @@ def test_a_rule_is_explained_by_code_and_by_slug(folder: Path) -> None:
 def test_a_model_of_conf_is_checked(root: Path) -> None:
     done = qntz(root, "check", "digits")
     assert (done.returncode, done.stdout) == (0, "no errors, no warnings, no notes\n"), done.stderr
+
+
+def test_plugins_are_listed_and_tested(folder: Path) -> None:
+    (folder / "plugins").mkdir(exist_ok=True)
+    (folder / "plugins/wrong.py").write_text(PLUGIN)
+    listed = qntz(folder, "plugins")
+    assert listed.returncode == 0
+    assert "plugins/wrong.py  (this project)\n  qntz_function_rewrites: tripled\n" in listed.stdout
+    assert "builtin/thresholds.py  (qntz " in listed.stdout
+    tested = qntz(folder, "plugins", "test", "tripled", "autograd-forward")
+    assert tested.returncode == 1
+    first, second, counts = tested.stdout.splitlines()
+    assert first.startswith(
+        "right    function    autograd-forward  (builtin/rewrites.py)  fired 1 times, error 0; without"
+    )
+    assert second.startswith(
+        "wrong    function    tripled  (plugins/wrong.py)  example 0: plugins/wrong.py: rewrite 'trip"
+    )
+    assert counts == "1 right, 1 wrong"
+    unknown = qntz(folder, "plugins", "test", "trippled")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert unknown.stderr == "error: plugins: no rewrite 'trippled'. Did you mean 'tripled'?\n"
+
+
+PLUGIN = """from qntz import hookimpl
+from qntz.records import Example, FunctionRewrite
+
+
+@hookimpl
+def qntz_function_rewrites():
+    example = Example(lambda x: __import__("torch").relu(x))
+    yield FunctionRewrite("tripled", {"torch.relu": lambda x: x.clamp(min=0) * 3}, examples=(example,))
+"""

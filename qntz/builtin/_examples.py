@@ -13,6 +13,11 @@ INF, NAN = float("inf"), float("nan")
 EDGES = torch.tensor([-1.0, 0.0, 1.0])
 
 
+def broken(x: Tensor) -> Tensor:
+    """With NaN, infinities and finite numbers in it."""
+    return torch.where(x > 1, NAN, torch.where(x > 0.5, INF, torch.where(x < -0.5, -INF, x)))
+
+
 def square(x: Tensor) -> Tensor:
     return x.transpose(-1, -2) @ x
 
@@ -64,10 +69,15 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], ...]] = {
     "aten::rad2deg": (torch.rad2deg,),
     "aten::ldexp": (lambda x: torch.ldexp(x, torch.tensor([3])),),
     "aten::special_ndtr": (torch.special.ndtr,),
-    "aten::special_entr": (lambda x: torch.special.entr(x.trunc() + 1),),
     "aten::rms_norm": (
         lambda x: F.rms_norm(x, (5,), torch.arange(5.0), 1e-3),
         lambda x: F.rms_norm(x[:, :2, :], (2, 5)),
+    ),
+    "aten::nan_to_num": (
+        lambda x: torch.nan_to_num(broken(x).bfloat16()).float(),
+        lambda x: torch.nan_to_num(broken(x)),
+        lambda x: torch.nan_to_num(broken(x).double(), 0.5, 1.0, -1.0),
+        lambda x: torch.nan_to_num(broken(x).half(), posinf=2.0).float(),
     ),
     "aten::bitwise_xor": (lambda x: torch.bitwise_xor(x > 0, x > 1),),
     "aten::trace": (lambda x: square(x)[0].trace() + x[0].trace(),),

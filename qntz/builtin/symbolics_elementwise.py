@@ -19,7 +19,18 @@ def qntz_symbolics(opset: int) -> Iterable[Symbolic]:
     for name, operator in _SAME.items():
         yield shipped(f"aten::{name}", _same(operator))
     own = (trunc, frac, logaddexp, xlogy, hypot, sinc, exp2, expm1, lgamma, digamma, signbit, copysign, fmax, fmin)
-    for function in (*own, heaviside, isclose, addcdiv, deg2rad, rad2deg, ldexp, special_ndtr, special_entr, rms_norm):
+    for function in (
+        *own,
+        heaviside,
+        isclose,
+        addcdiv,
+        deg2rad,
+        rad2deg,
+        ldexp,
+        special_ndtr,
+        rms_norm,
+        nan_to_num,
+    ):
         yield shipped(f"aten::{function.__name__}", function)
     if opset >= 18:
         yield shipped("aten::bitwise_xor", bitwise_xor)
@@ -190,14 +201,6 @@ def special_ndtr(g: Any, x: Any) -> Any:
     return g.op("Mul", half, g.op("Add", number(g, 1, x), g.op("Erf", g.op("Mul", x, number(g, math.sqrt(0.5), x)))))
 
 
-def special_entr(g: Any, x: Any) -> Any:
-    """-x log x; 0 of 0, and minus infinity below."""
-    zero = number(g, 0, x)
-    found = g.op("Neg", g.op("Mul", x, g.op("Log", x)))
-    found = g.op("Where", g.op("Equal", x, zero), zero, found)
-    return g.op("Where", g.op("Less", x, zero), number(g, -math.inf, x), found)
-
-
 def rms_norm(g: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
     """x over the root of the mean of its squares, over the last dimensions."""
     import torch
@@ -224,3 +227,22 @@ def bitwise_xor(g: Any, a: Any, b: Any) -> Any:
     import torch
 
     return g.op("Xor" if dtype_of(a) == torch.bool else "BitwiseXor", a, b)
+
+
+def nan_to_num(g: Any, x: Any, nan: Any, posinf: Any, neginf: Any) -> Any:
+    """NaN and the infinities replaced, by default by 0 and the dtype's bounds; bfloat16 in float32, since ONNX has no
+    Where of it below opset 16, and ONNX Runtime none at all."""
+    import torch
+
+    dtype = dtype_of(x)
+    if not dtype.is_floating_point:
+        return x
+    half = dtype in (torch.float16, torch.bfloat16)
+    wide = cast(g, x, "FLOAT") if half else x
+    limits = torch.finfo(dtype)
+    given = ((nan, 0.0), (posinf, limits.max), (neginf, limits.min))
+    values = [number(g, default if is_none(one) else constant(one, "f", "nan"), wide) for one, default in given]
+    places = [g.op("IsNaN", wide), *(g.op("Equal", wide, number(g, sign * math.inf, wide)) for sign in (1, -1))]
+    for place, value in zip(places, values, strict=True):
+        wide = g.op("Where", place, value, wide)
+    return cast(g, wide, "BFLOAT16" if dtype == torch.bfloat16 else "FLOAT16") if half else wide

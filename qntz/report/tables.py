@@ -117,17 +117,21 @@ def rewrites(run: Run) -> Table:
         places = proof.get("places", ())
         where = ", ".join(place or "(the model)" for place in places) or str(proof.get("reason", ""))
         proven = _figure(error(proof.get("worst_error"))), _figure(error(proof.get("tolerance")))
-        rows.append(_rewrite_row("module, torchscript", proof, len(places), where, proven))
+        rows.append(_rewrite_row(f"{proof.get('kind', 'module')}, torchscript", proof, len(places), where, proven))
     stages: list[tuple[str, Iterable[Mapping[str, Any]]]] = [
         ("symbolic, export", run.export.get("symbolics", ())),
         ("pass, export", run.export.get("passes", ())),
         ("pass, simplify", run.simplify.get("passes", ())),
     ]
     stages += [(f"pass, quantize {engine.name}", engine.quantize.get("passes", ())) for engine in run.engines]
-    by_parity = Cell("by the stage's parity"), Cell("")
+    parity = run.export.get("parity", {}).get("error"), run.export.get("tolerance")
     for kind, told in stages:
         for one in told:
-            rows.append(_rewrite_row(kind, one, int(one.get("fired") or 0), str(one.get("reason", "")), by_parity))
+            places = ", ".join(place or "(the model)" for place in one.get("places", ()))
+            found, limit = parity if kind.startswith("symbolic") else (one.get("error"), one.get("tolerance"))
+            proven = _figure(error(found)), _figure(error(limit))
+            where = places or str(one.get("reason", ""))
+            rows.append(_rewrite_row(kind, one, int(one.get("fired") or 0), where, proven))
     columns = ("Name", "Kind", "From", "Fired", "Where, or why not", "Error", "Tolerance")
     return Table("Rewrites and their proof", columns, tuple(rows), "No plugin provides a rewrite, symbolic or pass.")
 

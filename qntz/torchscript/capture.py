@@ -36,7 +36,7 @@ from qntz.torchscript.further import Shapes, axes_of, extreme_inputs, further_in
 from qntz.torchscript.mixed import NO_LEAK, Evidence, evidence_of, mixed
 from qntz.torchscript.paths import joined_paths
 from qntz.torchscript.program import excluded, program_of
-from qntz.torchscript.rewrite import Rewritten, rewritten
+from qntz.torchscript.rewrite import Rewritten, is_telling, rewritten
 from qntz.torchscript.routes import Plain, joined, place_of, scripted, settled, traced
 
 TOLD = {
@@ -461,7 +461,8 @@ def _require_repeatable(again: Arrays, first: Arrays) -> None:
 
 
 def record(captured: Captured, tolerance: float, eager: torch.nn.Module) -> dict[str, Any]:
-    """torchscript.json: the method and why, the parity, what every rewrite did, and the model's size."""
+    """torchscript.json: the method and why, the parity, what every rewrite did (of those that qntz ships, where they
+    concern the model), and the model's size."""
     return {
         "method": captured.method,
         "why": captured.why,
@@ -472,7 +473,7 @@ def record(captured: Captured, tolerance: float, eager: torch.nn.Module) -> dict
         "further": len(captured.further),
         "training": list(captured.training),
         "probes": len(captured.golden),
-        "rewrites": [asdict(proof) for proof in captured.rewrites],
+        "rewrites": [asdict(proof) for proof in captured.rewrites if is_telling(proof)],
         "warnings": list(captured.warnings),
         "parameters": sum(parameter.numel() for parameter in eager.parameters()),
     }

@@ -53,10 +53,10 @@ def recorded(rewrites: Sequence[Provided]) -> Iterator[dict[str, Calls]]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if record.match is not None and not record.match(*args, **kwargs):
                 return original(*args, **kwargs)
-            wanted = original(*_as_tensors(args), **_as_tensors(kwargs))
-            got = given(*args, **kwargs)
             place = f"{_caller()} {name}"
             seen.places[place] = None
+            wanted = original(*_as_tensors(args), **_as_tensors(kwargs))
+            got = given(*args, **kwargs)
             error = difference(got, wanted)
             if not seen.at or error > seen.worst:
                 seen.worst, seen.at = error, place

@@ -21,6 +21,8 @@ from qntz.records import Arrays, FunctionRewrite, ModuleRewrite, Provided, Rewri
 from qntz.torchscript.functions import Calls, difference, recorded, replaced
 from qntz.versions import applicable
 
+UNMATCHED, UNCALLED = "no submodule matches", "the model calls none of its functions"
+
 
 @dataclass(frozen=True)
 class Rewritten:
@@ -74,12 +76,14 @@ def rewritten(
 
 @dataclass
 class _Rewriting:
-    """One model's rewriting. fired: what did, with places and error, and reasons why others did not, by name."""
+    """One model's rewriting. functions: the rewrites of functions that apply. fired: what did, with places and error,
+    and reasons why others did not, by name."""
 
     module: torch.nn.Module
     probes: Sequence[Arrays]
     order: Sequence[str]
     require: Sequence[str]
+    functions: Sequence[Provided] = ()
     fired: dict[str, tuple[tuple[str, ...], float]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -88,10 +92,11 @@ class _Rewriting:
         fit, unfit = applicable((one for one in rewrites if one.record.name not in forbid), opset)
         self.reasons |= unfit
         original = self.module
+        self.functions = [one for one in fit if isinstance(one.record, FunctionRewrite)]
         for provided in fit:
             if isinstance(provided.record, ModuleRewrite):
                 self._held_to(provided, partial(self._replace, provided, original))
-        functions = self._called([one for one in fit if isinstance(one.record, FunctionRewrite)])
+        functions = self._called(self.functions)
         for provided in rewrites:
             name = provided.record.name
             if name in self.require and name not in self.fired:
@@ -126,11 +131,15 @@ class _Rewriting:
         """Replaces the matching submodules, of a copy; raises as `rewritten`, and NotImplementedError."""
         places = _places(self.module, provided)
         if not places:
-            self.reasons[provided.record.name] = "no submodule matches"
+            self.reasons[provided.record.name] = UNMATCHED
             return
         result = copy.deepcopy(self.module) if self.module is original else self.module
         calls = _recorded_calls(result, places, self.probes, self.order)
-        made, worst = _replacements(result, places, calls, provided)
+        try:
+            made, worst = _replacements(result, places, calls, provided)
+        except NotImplementedError:  # perhaps for want of the functions that are replaced with it
+            with replaced(self.functions):
+                made, worst = _replacements(result, places, calls, provided)
         for path, replacement in made.items():
             result = _set(result, path, replacement)
         self.module = result
@@ -145,8 +154,7 @@ class _Rewriting:
             if failed is not None and not used:
                 raise failed
             if failed is None and len(used) < len(left):
-                unused = "the model calls none of its functions"
-                self.reasons |= {one.record.name: unused for one in left if one not in used}
+                self.reasons |= {one.record.name: UNCALLED for one in left if one not in used}
                 left = used
             if failed is None and probes is not self.probes:
                 probes = self.probes
@@ -183,6 +191,12 @@ class _Rewriting:
             )
         _require_alike(record, provided.provider, seen.at, seen.worst)
         self.fired[record.name] = (tuple(seen.places), seen.worst)
+
+
+def is_telling(proof: RewriteProof) -> bool:
+    """Whether a reader asks for it: what a plugin did or did not, and of what qntz ships what concerns the model."""
+    idle = proof.reason in (UNMATCHED, UNCALLED) or proof.reason.startswith("it is for ")
+    return not (idle and Provided(None, proof.provider).is_builtin)
 
 
 def _require_alike(record: ModuleRewrite | FunctionRewrite, provider: str, at: str, error: float) -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -312,3 +313,30 @@ def test_the_gpu_here_may_be_another(
     monkeypatch.setattr(cuda, "capability", lambda: here)
     monkeypatch.setattr(cuda, "no_device_memory_reason", lambda: None)
     assert rtx.why_not_run(EngineConfig(compute_capabilities=asked)) == why
+
+
+def test_what_the_parser_refuses_is_rewritten_by_a_pass(root: Path) -> None:
+    import torch
+
+    from qntz import plugins
+    from qntz.export import export
+    from qntz.graph_passes import apply_passes
+    from qntz.selftest import Calls
+    from qntz.torchscript import capture
+
+    model = Calls(lambda x: torch.det(x + 2 * torch.eye(3)), 1)
+    captured = capture(model, (torch.ones(2, 3, 3),), [(torch.ones(5, 3, 3),)])
+    data = export(captured, passes=()).data
+    assert not parses(data)
+    (small,) = [p for p in plugins.load(root).provided("qntz_graph_passes", phase="simplify") if "det" in p.record.name]
+    model, _ = apply_passes(onnx.load_from_string(data), [small], ["small-determinant"], [], probes=captured.probes)
+    assert parses(model.SerializeToString())
+
+
+def parses(data: bytes) -> bool:
+    import tensorrt_rtx as trt
+
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    return trt.OnnxParser(network, logger).parse(data)
