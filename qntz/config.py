@@ -21,6 +21,7 @@ DTYPES = ("float32", "float16", "int32", "int64", "bool", "uint8", "int8")
 OPSET = 20
 """The highest that torch's TorchScript exporter writes; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime take it."""
 METHODS = ("auto", "trace", "mixed", "script", "paths", "dynamo")
+SIMPLIFIERS = ("onnxsim", "onnxslim", "none")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 CALIBRATED = ("int8",)  # the precisions that need activation histograms
 SEVERITIES = ("error", "warning", "note", "off")
@@ -223,13 +224,16 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class SimplifyConfig:
-    """The simplification by onnxsim: tolerance as in the capture; passes that must fire or must not run."""
+    """The simplification: by onnxsim, onnxslim, or none but the graph passes; tolerance as in the capture; passes that
+    must fire or must not run."""
 
+    method: str = "onnxsim"
     tolerance: float = 1e-4
     require: list[str] = field(default_factory=list)
     forbid: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        _one_of(self.method, SIMPLIFIERS, "method")
         _at_least(self.tolerance, 0, "tolerance")
 
 

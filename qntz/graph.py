@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -48,6 +49,20 @@ def read_model(path: Path) -> onnx.ModelProto:
 def operators(model: onnx.ModelProto) -> dict[str, int]:
     """How often each operator occurs, subgraphs included, sorted by name."""
     return dict(sorted(Counter(node.op_type for node in nodes_of(model.graph)).items()))
+
+
+Size = tuple[Mapping[str, int], int]
+"""A graph's operators by name, and its bytes."""
+
+
+def folded(before: Size, after: Size) -> dict[str, Any]:
+    """What became of a graph, for a record: nodes and bytes as [before, after], and the operators that changed."""
+    numbers = {name: [one[0].get(name, 0) for one in (before, after)] for name in sorted({*before[0], *after[0]})}
+    return {
+        "nodes": [sum(one[0].values()) for one in (before, after)],
+        "bytes": [before[1], after[1]],
+        "operators": {name: both for name, both in numbers.items() if both[0] != both[1]},
+    }
 
 
 def default_opset(model: onnx.ModelProto) -> int:

@@ -10,7 +10,7 @@ import onnx
 from qntz import ort
 from qntz.compare import differences
 from qntz.errors import ExportError, PluginError, RewriteError, did_you_mean, one_line
-from qntz.graph import default_opset, model_bytes
+from qntz.graph import default_opset, folded, model_bytes, operators
 from qntz.records import Arrays, Provided
 from qntz.versions import unmet
 
@@ -53,7 +53,7 @@ def apply_passes(
     Returns:
         The model, and of each pass {"name", "provider", "fired" (number of places changed), "reason" (why it did not
         fire, or ""), "error" (how far the outputs are from those before it, over the largest magnitude; None where
-        ONNX Runtime cannot tell), "tolerance"}.
+        ONNX Runtime cannot tell), "tolerance"}, and of one that fired what `qntz.graph.folded` tells.
 
     Raises:
         RewriteError: a required pass is unknown, forbidden as well, or did not fire; or the outputs differ.
@@ -68,6 +68,7 @@ def apply_passes(
         reason = "forbidden" if name in forbid else unmet(provided, opset)
         if not reason:
             before = model_bytes(model, name) if probes else b""
+            size = operators(model), model.ByteSize()
             model, fired = _applied(model, provided)
             reason = "" if fired else "the graph has nothing that it matches"
             error = _proven(before, model, provided, probes) if fired and probes else None
@@ -78,7 +79,9 @@ def apply_passes(
                 why=reason,
                 do="Take it out of `require`, or mend its match.",
             )
-        proof = {"error": error, "tolerance": provided.record.tolerance}
+        proof: dict[str, Any] = {"error": error, "tolerance": provided.record.tolerance}
+        if fired:
+            proof |= folded(size, (operators(model), model.ByteSize()))
         told.append({"name": name, "provider": provider, "fired": fired, "reason": reason, **proof})
     return model, told
 

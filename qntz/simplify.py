@@ -1,10 +1,11 @@
-"""Simplifies an ONNX graph with onnxsim, then by plugins' graph passes, and proves that nothing changed."""
+"""Simplifies an ONNX graph with onnxsim or onnxslim, then by plugins' graph passes, and proves that nothing changed."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,21 @@ from typing import Any
 from qntz import ort
 from qntz.compare import Difference, require_parity
 from qntz.errors import ExportError, one_line
-from qntz.graph import add_made_from, made_from, model_bytes, operators, read_model
+from qntz.graph import add_made_from, folded, made_from, model_bytes, operators, read_model
 from qntz.graph_passes import apply_passes, require_known
 from qntz.records import Arrays, Provided
 
 
 @dataclass(frozen=True)
 class Simplified:
-    """The simplified model's bytes, operators and bytes before and after, passes, and its parity with eager."""
+    """The simplified model's bytes, operators and bytes before and after, what the simplifier folded, passes, and
+    its parity with eager."""
 
     data: bytes
     operators_before: dict[str, int]
     operators_after: dict[str, int]
     bytes_before: int
+    folded: dict[str, Any]
     passes: list[dict[str, Any]]
     parity: Difference
 
@@ -34,33 +37,57 @@ def simplify(
     probes: Sequence[Arrays],
     golden: Sequence[Arrays],
     *,
+    method: str = "onnxsim",
     tolerance: float = 1e-4,
     passes: Sequence[Provided] = (),
     require: Sequence[str] = (),
     forbid: Sequence[str] = (),
 ) -> Simplified:
-    """Simplifies the ONNX model at `path` and compares it with the eager outputs on every probe.
+    """Simplifies the ONNX model at `path` by `method` and compares it with the eager outputs on every probe.
 
     Raises:
-        ExportError: onnxsim cannot simplify the graph. RewriteError: a required pass did not fire.
+        ExportError: the simplifier cannot simplify the graph. RewriteError: a required pass did not fire.
         ParityError: outputs differ by more than `tolerance` of the largest magnitude.
     """
     require_known(forbid, passes)
     model = read_model(path)
-    with _without_torch():
-        import onnxsim
+    before, size = operators(model), path.stat().st_size
     try:
-        smaller, _ = onnxsim.simplify(model)
+        smaller = _SIMPLIFIERS[method](model)
     except Exception as error:
-        raise ExportError("onnxsim cannot simplify the graph", where=path.name, why=one_line(error)) from error
+        raise ExportError(
+            f"{method} cannot simplify the graph",
+            where=path.name,
+            why=one_line(error),
+            do="Set simplify.method to another: " + ", ".join(name for name in _SIMPLIFIERS if name != method) + ".",
+        ) from error
     _lift_constants(smaller)
+    did = {"name": method, **folded((before, size), (operators(smaller), smaller.ByteSize()))}
     smaller, told = apply_passes(smaller, passes, require, forbid, probes=probes)
     add_made_from(smaller, made_from(model))
     data = model_bytes(smaller, "simplified.onnx")
-    parity = require_parity(
-        ort.run_all(data, probes), golden, tolerance, "simplified.onnx", "Report it to onnxsim with model.onnx."
-    )
-    return Simplified(data, operators(model), operators(smaller), path.stat().st_size, told, parity)
+    do = f"Set simplify.method to another than {method}, and report it there with model.onnx."
+    parity = require_parity(ort.run_all(data, probes), golden, tolerance, "simplified.onnx", do)
+    return Simplified(data, before, operators(smaller), size, did, told, parity)
+
+
+def _onnxsim(model: Any) -> Any:
+    with _without_torch():
+        import onnxsim
+    return onnxsim.simplify(model)[0]
+
+
+def _onnxslim(model: Any) -> Any:
+    import onnxslim
+
+    return onnxslim.slim(model)
+
+
+_SIMPLIFIERS: dict[str, Callable[[Any], Any]] = {
+    "onnxsim": _onnxsim,
+    "onnxslim": _onnxslim,
+    "none": lambda model: copy.deepcopy(model),
+}
 
 
 def _lift_constants(model: Any) -> None:
@@ -93,7 +120,7 @@ def _without_torch() -> Iterator[None]:
 
 
 def record(simplified: Simplified, tolerance: float) -> dict[str, Any]:
-    """simplify.json: operators and bytes before and after, what the passes did, and the parity."""
+    """simplify.json: operators and bytes before and after, what simplifier and passes did, and the parity."""
     return {
         "operators_before": simplified.operators_before,
         "operators_after": simplified.operators_after,
@@ -101,6 +128,7 @@ def record(simplified: Simplified, tolerance: float) -> dict[str, Any]:
         "nodes_after": sum(simplified.operators_after.values()),
         "bytes_before": simplified.bytes_before,
         "bytes_after": len(simplified.data),
+        "folded": simplified.folded,
         "passes": simplified.passes,
         "parity": simplified.parity.as_dict(),
         "tolerance": tolerance,

@@ -12,6 +12,7 @@ def work(job: Job) -> None:
         job.of.onnx,
         read_runs(job.of.probes),
         read_runs(job.of.golden),
+        method=config.method,
         tolerance=config.tolerance,
         passes=job.plugins.provided("qntz_graph_passes", phase="simplify"),
         require=config.require,

@@ -136,6 +136,22 @@ def rewrites(run: Run) -> Table:
     return Table("Rewrites and their proof", columns, tuple(rows), "No plugin provides a rewrite, symbolic or pass.")
 
 
+def folded(run: Run) -> Table:
+    """What the simplifier and each pass after it did to the graph: nodes, bytes, and the operators that changed."""
+    rows = []
+    for one in (run.simplify.get("folded"), *run.simplify.get("passes", ())):
+        if not one or "nodes" not in one:
+            continue
+        operators = ", ".join(f"{name} {a} to {b}" for name, (a, b) in sorted(one["operators"].items()))
+        nodes, sizes = one["nodes"], one["bytes"]
+        figures = (f"{count(nodes[0])} to {count(nodes[1])}", f"{size(sizes[0])} to {size(sizes[1])}")
+        rows.append(
+            (Cell(one["name"]), *(Cell(text, "number") for text in figures), Cell(operators or "none", "prose"))
+        )
+    columns = ("Step", "Nodes", "Size", "Operators that changed in number")
+    return Table("What the simplification folded", columns, tuple(rows))
+
+
 def _rewrite_row(
     kind: str, told: Mapping[str, Any], fired: int, where: str, proven: tuple[Cell, Cell]
 ) -> tuple[Cell, ...]:

@@ -28,6 +28,7 @@ def provided(name: str, apply=None) -> Provided:
     return Provided(GraphPass(name, apply or rename_producer(name)), f"plugins/{name}.py")
 
 
+EMPTY = {"nodes": [0, 0], "operators": {}}
 UNPROVEN = {"error": None, "tolerance": 1e-5}
 NOTHING = provided("nothing", lambda model: (model, 0))
 
@@ -35,8 +36,9 @@ NOTHING = provided("nothing", lambda model: (model, 0))
 def test_passes_run_in_the_order_given_and_are_told():
     model, told = apply_passes(onnx.ModelProto(), [provided("bb"), NOTHING, provided("a")], ["a"], [])
     assert model.producer_name == "bba"
+    assert [one.pop("bytes") for one in told if one["fired"]] == [[0, 4], [4, 5]]
     assert told == [
-        {"name": "bb", "provider": "plugins/bb.py", "fired": 2, "reason": "", **UNPROVEN},
+        {"name": "bb", "provider": "plugins/bb.py", "fired": 2, "reason": "", **UNPROVEN, **EMPTY},
         {
             "name": "nothing",
             "provider": "plugins/nothing.py",
@@ -44,7 +46,7 @@ def test_passes_run_in_the_order_given_and_are_told():
             "reason": "the graph has nothing that it matches",
             **UNPROVEN,
         },
-        {"name": "a", "provider": "plugins/a.py", "fired": 1, "reason": "", **UNPROVEN},
+        {"name": "a", "provider": "plugins/a.py", "fired": 1, "reason": "", **UNPROVEN, **EMPTY},
     ]
 
 

@@ -4,7 +4,7 @@ or refused with a reason. `refused.txt` lists the refused: what is random, what 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,13 @@ Inputs = dict[str, Any]
 
 @pytest.mark.parametrize("name", [*GOOD, *HAZARDS])
 def test_right_or_refused(name: str) -> None:
+    wrong, refused = judged(name)
+    assert not wrong
+    assert refused == {one for one in REFUSED if one.startswith(f"{name}:")}
+
+
+def judged(name: str) -> tuple[list[str], set[str]]:
+    """Of a corpus file the cases that are wrong, by which route, and those that are refused."""
     wrong, refused = [], set()
     for case in class_names(name):
         model, example, probes = built(name)[case]
@@ -43,9 +50,8 @@ def test_right_or_refused(name: str) -> None:
                 compared += 1
                 if not same(under_onnxruntime(data, inputs), wanted):
                     wrong.append(f"{case} by {captured.method}")
-        assert compared
-    assert not wrong
-    assert refused == {one for one in REFUSED if one.startswith(f"{name}:")}
+        assert compared, case
+    return wrong, refused
 
 
 def others(given: list[Inputs]) -> Iterator[Inputs]:
@@ -54,20 +60,13 @@ def others(given: list[Inputs]) -> Iterator[Inputs]:
         yield inputs
         for factor in (0.25, -2.0, 6.0):
             yield {name: changed(value, factor) for name, value in inputs.items()}
-    first, *rest = [tensors(inputs) for inputs in given]
-    differing = {
-        value.shape[axis]
-        for name, value in first.items()
-        for axis in range(value.dim())
-        if any(one[name].shape[axis] != value.shape[axis] for one in rest)
-    }
-    for size in sorted(differing):
-        yield {
-            name: doubled(value, [axis for axis in range(value.dim()) if value.shape[axis] == size])
-            if isinstance(value, torch.Tensor)
-            else value
-            for name, value in given[0].items()
-        }
+    named: dict[tuple[int, ...], dict[str, list[int]]] = {}
+    for name, value in tensors(given[0]).items():
+        for axis in range(value.dim()):
+            named.setdefault(tuple(one[name].shape[axis] for one in given), {}).setdefault(name, []).append(axis)
+    for sizes, axes in named.items():
+        if len(set(sizes)) > 1:
+            yield {name: doubled(value, axes.get(name, ())) for name, value in given[0].items()}
 
 
 def changed(value: Any, factor: float) -> Any:
@@ -77,7 +76,7 @@ def changed(value: Any, factor: float) -> Any:
     return flipped * factor if value.is_floating_point() else flipped
 
 
-def doubled(value: torch.Tensor, axes: list[int]) -> torch.Tensor:
+def doubled(value: Any, axes: Sequence[int]) -> Any:
     for axis in axes:  # no row twice: what compares scores is decided by rounding there
         value = torch.cat([value, changed(value.flip(axis), 0.7)], axis)
     return value
