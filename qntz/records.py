@@ -248,6 +248,8 @@ class Capture:
         shapes: the inputs in that order; of each the sizes, with a name for a dynamic one.
         probes, golden: inputs, and the eager model's outputs on them, by name; the first is the example.
         further, wanted: more of both, on which the model is only compared.
+        statements: of each file of a ScriptModule's code the line (from 1), column (from 0) and statement of the
+            model's source (`qntz.statements`) from which on it comes from that one.
         exported: what the export once made of it, by the capture's own trial.
     """
 
@@ -257,6 +259,7 @@ class Capture:
     golden: Sequence[Arrays]
     further: Sequence[Arrays] = ()
     wanted: Sequence[Arrays] = ()
+    statements: Mapping[str, Sequence[Sequence[Any]]] = field(default_factory=dict)
     exported: Any = None
 
 

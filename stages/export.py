@@ -15,6 +15,7 @@ def work(job: Job) -> None:
         shapes={name: job.config.model.inputs[name].shape for name in told["inputs"]},
         probes=read_runs(job.of.probes),
         golden=read_runs(job.of.golden),
+        statements=told["statements"],
     )
     exported = export(
         captured,

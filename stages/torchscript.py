@@ -8,7 +8,7 @@ def work(job: Job) -> None:
     from qntz.export import SYMBOLICS
     from qntz.model import in_order, load_model
     from qntz.probes import probes_for
-    from qntz.torchscript import REWRITES, archive_bytes, capture, record, reference_outputs
+    from qntz.torchscript import REWRITES, capture, record, reference_outputs
     from stages.testdata import test_batches, test_samples
 
     model, config = job.config.model, job.config.torchscript
@@ -33,12 +33,15 @@ def work(job: Job) -> None:
         memory=int(config.memory_gib * 2**30),
     )
     reference = reference_outputs(eager, [inputs for inputs, _ in test_batches(job, samples)], order)
-    data, told = archive_bytes(captured.module), record(captured, config.tolerance, eager)
+    told = record(captured, config.tolerance, eager)
     source = model.weights or model.torchscript
     weights = {source: job.inputs["weights"]} if source else {}
     made_from = {**weights, **job.inputs["model_files"], **job.inputs["extra"]}
-    write_bytes(job.of.captured / (CAPTURED_PROGRAM if captured.method == "dynamo" else CAPTURED_SCRIPT), data)
-    write_json(job.of.captured / CAPTURED_JSON, {"inputs": captured.order, "made_from": made_from})
+    write_bytes(
+        job.of.captured / (CAPTURED_PROGRAM if captured.method == "dynamo" else CAPTURED_SCRIPT), captured.archive
+    )
+    index = {"inputs": captured.order, "made_from": made_from, "statements": captured.statements}
+    write_json(job.of.captured / CAPTURED_JSON, index)
     write_runs(job.of.probes, probes)
     write_runs(job.of.golden, captured.golden)
     write_runs(job.of.reference, reference)

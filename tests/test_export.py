@@ -77,7 +77,7 @@ def test_dynamic_dimensions_keep_their_names_and_the_outputs_are_eager(tmp_path:
     got, wanted = ort.run_all(exported.data, [other])[0], golden(net, [other])[0]
     np.testing.assert_allclose(got["output_0"], wanted["output_0"], atol=1e-5)
     np.testing.assert_allclose(got["output_1"], other["x"].sum(1), atol=1e-5)
-    assert exported.sources["/inner/0/Conv"] == {"operator": "Conv", "module": "inner.0"}
+    assert exported.sources["/inner/0/Conv"] == {"operator": "Conv", "module": "inner.0", "statement": ""}
 
 
 def test_a_saved_file_gives_the_same_bytes_as_the_next_export(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_symbolic_translates_and_is_counted() -> None:
         exported_from(traced(NoNan()), PROBES, golden(NoNan()))
     exported = exported_from(traced(NoNan()), PROBES, golden(NoNan()), symbolics=[symbolic])
     assert exported.symbolics == [
-        {"name": "aten::special_entr", "provider": "plugins/entr.py", "fired": 1, "reason": ""}
+        {"name": "aten::special_entr", "provider": "plugins/entr.py", "fired": 1, "places": [""], "reason": ""}
     ]
     with pytest.raises(ExportError, match="special_entr"):  # and torch has forgotten it again
         exported_from(traced(NoNan()), PROBES, golden(NoNan()))

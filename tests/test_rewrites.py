@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qntz import hookimpl, ort
 from qntz.builtin import rewrites, rewrites_complex
-from qntz.errors import CaptureError, ExportError, PluginError, RewriteError
+from qntz.errors import CaptureError, ExportError, ParityError, PluginError, RewriteError
 from qntz.export import export
 from qntz.graph_passes import by_patterns
 from qntz.plugins import Plugins, load
@@ -343,3 +343,48 @@ def test_a_shipped_rewrite_is_right_and_needed(hook: str, provided: Provided) ->
 def test_what_is_not_rewritten_is_refused_with_its_reason() -> None:
     with pytest.raises((CaptureError, ExportError), match="fft_rfft"):
         export(capture(Calls(lambda x: torch.fft.rfft(x).abs(), 1), (X,), [], method="trace", rewrites=()))
+
+
+class Chain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inner(x)
+        x = torch.exp(x)  # what the tests below translate wrongly
+        return x.sum(-1)
+
+
+def exp_line() -> int:
+    return (
+        Path(__file__)
+        .read_text()
+        .splitlines()
+        .index("        x = torch.exp(x)  # what the tests below translate wrongly")
+        + 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong"),
+    [
+        ("trace", Symbolic("aten::exp", lambda g, x: g.op("Tanh", g.op("Exp", x)))),
+        ("script", Symbolic("aten::exp", lambda g, x: g.op("Tanh", g.op("Exp", x)))),
+        ("dynamo", Translation("aten::exp.default", lambda x: tanh_of_exp(x))),
+    ],
+)
+def test_the_first_node_that_is_off_is_told_with_its_line(method: str, wrong: Any) -> None:
+    captured = capture(Chain(), (X,), [(LONGER,)], method=method)
+    with pytest.raises(ParityError) as error:
+        export(captured, symbolics=[Provided(wrong, "p")], passes=())
+    told = str(error.value)
+    assert "differs from the eager model: output 'output' on probe" in told
+    assert "Tanh '/Tanh' of the model, " in told
+    assert f"test_rewrites.py:{exp_line()} in Chain.forward, is the first that is off." in told
+
+
+def tanh_of_exp(x: Any) -> Any:
+    from onnxscript import opset18 as op
+
+    return op.Tanh(op.Exp(x))

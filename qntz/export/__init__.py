@@ -10,15 +10,17 @@ from typing import Any
 
 from qntz import ort, plugins
 from qntz.artifacts import write_bytes
-from qntz.compare import Difference, require_parity
+from qntz.compare import Difference, differences, require_parity
 from qntz.config import OPSET
-from qntz.errors import ExportError, RewriteError, did_you_mean, one_line
+from qntz.errors import ExportError, ParityError, RewriteError, did_you_mean, one_line
+from qntz.export.diverging import first_diverging, keys_of
 from qntz.export.dynamo import of_program
 from qntz.export.names import sources, unwrap
 from qntz.export.torchscript import of_script
 from qntz.graph import add_made_from, model_bytes, nodes_of, operators
 from qntz.graph_passes import apply_passes
-from qntz.records import Capture, Provided, Symbolic, Translation
+from qntz.records import Arrays, Capture, Provided, Symbolic, Translation
+from qntz.statements import shown
 from qntz.versions import applicable
 
 SYMBOLICS = ("qntz_symbolics", "qntz_translations")
@@ -32,7 +34,8 @@ class Exported:
     Attributes:
         data: its bytes. opset: of the default domain. operators: name to number. symbolics, passes: what became of
         each (name, provider, fired, reason). parity: the worst difference from the eager model under ONNX Runtime.
-        sources: node name to the path of the module that it comes from ("" for the model itself).
+        sources: of each node the operator, the path of the module that it comes from ("" for the model itself), and the
+        statement of its source (`qntz.statements`).
     """
 
     data: bytes
@@ -113,6 +116,7 @@ def _exported(
     reasons |= {one.record.name: "it is for the other exporter" for one in fit if not isinstance(one.record, kind)}
     unwrap(model)
     told = _told(symbolics, fired, reasons, require)
+    told_from, keys = sources(model, captured.statements), keys_of(model)
     names = {provided.record.name for provided in passes}
     chosen = sorted(names & set(require)), sorted(names & set(forbid))
     model, passed = apply_passes(model, passes, *chosen, opset=opset, probes=captured.probes)
@@ -124,12 +128,31 @@ def _exported(
         raise ExportError("the exported graph is no valid ONNX", where="model.onnx", why=one_line(error)) from error
     data = model_bytes(model, "model.onnx")
     outputs = ort.run_all(data, [*captured.probes, *captured.further])
-    count, do = len(captured.probes), "Find the operator by its module path in sources.json."
-    parity = require_parity(outputs[:count], captured.golden, tolerance, "model.onnx", do)
-    if captured.further:
-        made, usual = outputs[count:], captured.golden
-        require_parity(made, captured.wanted, tolerance, "model.onnx", do, usual=usual, inputs="made input")
-    return Exported(data, opset, operators(model), told, passed, parity, sources(model))
+    count = len(captured.probes)
+    try:
+        parity = require_parity(outputs[:count], captured.golden, tolerance, "model.onnx")
+        if captured.further:
+            made, usual = outputs[count:], captured.golden
+            require_parity(made, captured.wanted, tolerance, "model.onnx", usual=usual, inputs="made input")
+    except ParityError as error:
+        inputs = _worst(captured, outputs)
+        name = first_diverging(captured, model, keys, inputs, tolerance)
+        where = "Find the operator by its module in sources.json." if name is None else _place(name, told_from[name])
+        raise ParityError(error.what, where=error.where, why=error.why, do=where) from error
+    return Exported(data, opset, operators(model), told, passed, parity, told_from)
+
+
+def _worst(captured: Capture, outputs: Sequence[Arrays]) -> Arrays:
+    """The inputs on which the outputs are furthest from the eager model's."""
+    found = differences(outputs, [*captured.golden, *captured.wanted], captured.golden)
+    return [*captured.probes, *captured.further][max(found, key=lambda one: one.error).probe]
+
+
+def _place(name: str, source: Mapping[str, str]) -> str:
+    """The first diverging node, for a reader."""
+    line = shown(source["statement"], Path.cwd()) if source["statement"] else "an unknown line"
+    module = source["module"] or "the model"
+    return f"{source['operator']} {name!r} of {module}, {line}, is the first that is off."
 
 
 def _told(

@@ -8,7 +8,11 @@ from typing import Any
 
 from qntz.graph import graphs_of, nodes_of
 from qntz.records import Arrays
+from qntz.statements import statement_of
 
+_STACK = "pkg.torch.onnx.stack_trace"
+_CODE = re.compile(r'\s*File "code/(?P<file>[^"]+)", line (?P<line>\d+)\n')
+_MARK = re.compile(r"^(?P<before> *)~+", re.MULTILINE)
 _OURS = re.compile(r"(?<![^/.])qntz_(?:model|if|yes|no)[/.]")
 
 
@@ -63,10 +67,36 @@ class _Plain(dict[str, str]):
         return found
 
 
-def sources(model: Any) -> dict[str, dict[str, str]]:
-    """Node name to the module that it comes from: the exporter names a node "/encoder/layer.0/query/MatMul"."""
+def sources(model: Any, statements: Mapping[str, Sequence[Sequence[Any]]]) -> dict[str, dict[str, str]]:
+    """By a node's name its operator, the path of the module that it comes from (the exporter names a node
+    "/encoder/layer.0/query/MatMul"), and the statement of the source, "" where that is not told.
+
+    Args:
+        model: as an exporter wrote it, with doc strings and metadata. statements: as `records.Capture` has them.
+    """
     index = {}
     for node in nodes_of(model.graph):
         scope = [part for part in node.name.split("/")[:-1] if part]
-        index[node.name] = {"operator": node.op_type, "module": ".".join(scope)}
+        told = {"operator": node.op_type, "module": ".".join(scope), "statement": statement(node, statements)}
+        index[node.name] = told
     return index
+
+
+def statement(node: Any, statements: Mapping[str, Sequence[Sequence[Any]]]) -> str:
+    """The statement that a node comes from: of an exported program its stack trace, of a ScriptModule by its code."""
+    stack = next((entry.value for entry in node.metadata_props if entry.key == _STACK), None)
+    if stack is not None:
+        return stack
+    found = place(node)
+    return statement_of(statements, *found) if found else ""
+
+
+def place(node: Any) -> tuple[str, int, int] | None:
+    """The file, line and column in a ScriptModule's code that a node was made of; None where none is told."""
+    return place_in(node.doc_string)
+
+
+def place_in(text: str) -> tuple[str, int, int] | None:
+    """The same, of torch's description of a range of code."""
+    head, mark = _CODE.match(text), _MARK.search(text)
+    return (head["file"], int(head["line"]), len(mark["before"])) if head and mark else None

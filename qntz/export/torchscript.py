@@ -44,6 +44,7 @@ def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> t
                     input_names=order,
                     output_names=list(captured.golden[0]),
                     dynamic_axes=dynamic_axes(captured.shapes, captured.probes, captured.golden),
+                    verbose=True,  # keeps of each node what it was made of
                 )
         except Exception as error:
             raise ExportError(

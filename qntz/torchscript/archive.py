@@ -2,30 +2,43 @@
 written.
 
 torch records source paths (`*.debug_pkl`, an exported program's stack traces), the archive's file stem and an id of the
-serialisation; none of them is part of the program. They are left out, and torch's own writer then derives the id from
-the records.
+serialisation; none of them is part of the program. They are left out, but for the statements in place of the stacks,
+and torch's own writer then derives the id from the records.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import torch
 
+from qntz.torchscript.places import Places, places_in, statement_of_stack
+
 STEM = "model"
 _WRITTEN_BY_TORCH = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/version")
+_CONSTANT = re.compile(rb"  \w+ : Final\[")
 _SERIALIZATION_ID = ".data/serialization_id"
 
 
 def archive_bytes(module: torch.jit.ScriptModule | torch.export.ExportedProgram) -> bytes:
     """An archive that torch.jit.load or torch.export.load reads, without what differs between machines."""
+    return archived(module)[0]
+
+
+def archived(module: torch.jit.ScriptModule | torch.export.ExportedProgram) -> tuple[bytes, Places]:
+    """As `archive_bytes`, and of a ScriptModule the statements that its code comes from; an exported program holds them
+    as the stack traces of its nodes."""
     saved = io.BytesIO()
+    places: Places = {}
     if isinstance(module, torch.jit.ScriptModule):
         torch.jit.save(module, saved)
+        places = places_in(saved)
     else:
         torch.export.save(module, saved)
     target = io.BytesIO()
@@ -34,7 +47,7 @@ def archive_bytes(module: torch.jit.ScriptModule | torch.export.ExportedProgram)
     for name, record in _records(saved):
         writer.write_record(name, record, len(record))
     writer.write_end_of_file()
-    return target.getvalue()
+    return target.getvalue(), places
 
 
 def _version(saved: io.BytesIO) -> int:
@@ -52,11 +65,23 @@ def _records(saved: io.BytesIO) -> Iterator[tuple[str, bytes]]:
             record = archive.read(info)
             if name.startswith("models/") and name.endswith(".json"):
                 record = json.dumps(_placeless(json.loads(record)), sort_keys=True).encode()
+            elif name.startswith("code/") and name.endswith(".py"):
+                record = b"".join(_in_order(record.splitlines(keepends=True)))
             yield name, record
 
 
+def _in_order(code: list[bytes]) -> Iterator[bytes]:
+    """The code with the constants of each class sorted: torch writes them as a set has them, by the hash seed."""
+    for constants, group in groupby(code, lambda line: _CONSTANT.match(line) is not None):
+        lines = list(group)
+        yield from sorted(lines) if constants else lines
+
+
 def _placeless(value: Any) -> Any:
-    """A program's description without the places in the source that its nodes come from."""
+    """A program's description with the statements that its nodes come from in place of their stacks."""
     if isinstance(value, dict):
-        return {key: _placeless(part) for key, part in value.items() if key != "stack_trace"}
+        return {
+            key: statement_of_stack(part) if key == "stack_trace" and isinstance(part, str) else _placeless(part)
+            for key, part in value.items()
+        }
     return [_placeless(part) for part in value] if isinstance(value, list) else value

@@ -7,7 +7,7 @@ import functools
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,11 @@ from qntz.export import Exported, export
 from qntz.guard import guarded
 from qntz.model import arrays_in, arrays_of, call, evaluated, in_order, named_outputs, quiet, run_model, tensors
 from qntz.records import Arrays, Capture, Provided, RewriteProof
-from qntz.torchscript.archive import archive_bytes
+from qntz.torchscript.archive import archived
 from qntz.torchscript.further import Shapes, axes_of, extreme_inputs, further_inputs, resized, shapes_of
 from qntz.torchscript.mixed import NO_LEAK, Evidence, evidence_of, mixed
 from qntz.torchscript.paths import joined_paths
+from qntz.torchscript.places import Places
 from qntz.torchscript.program import excluded, program_of
 from qntz.torchscript.rewrite import Rewritten, is_telling, rewritten
 from qntz.torchscript.routes import Plain, joined, place_of, scripted, settled, traced
@@ -73,6 +74,7 @@ class Captured(Capture):
 
     Attributes:
         method: "trace", "mixed", "script", "dynamo", or "saved" (it came as TorchScript). why: in words.
+        archive: the module as a file that torch.jit.load or torch.export.load reads, the same bytes everywhere.
         parity: the worst difference from the eager model on each probe. warnings: what torch warned of, sorted.
         tried: the routes that were tried before it. training: the submodules that were in training mode and were
         captured in evaluation mode. rewrites: what became of each.
@@ -80,6 +82,7 @@ class Captured(Capture):
 
     method: str
     why: str
+    archive: bytes = field(repr=False)
     parity: tuple[Difference, ...]
     warnings: tuple[str, ...] = ()
     tried: tuple[Tried, ...] = ()
@@ -157,9 +160,9 @@ def capture(
             chosen = {"opset": OPSET if opset is None else opset, "require": require, "forbid": forbid}
             work.rewritten = rewritten(eager, rewrites, inputs, order, **chosen)
         if isinstance(eager, torch.jit.ScriptModule):
-            found = work.captured(*work.saved())
+            found = work.captured(work.saved())
         elif method != "auto":
-            found = work.captured(*work.route(method, seconds, memory))
+            found = work.captured(work.route(method, seconds, memory))
             found = replace(found, why="; ".join(filter(None, (f"torchscript.method is {method}", found.why))))
         else:
             trial = functools.partial(export, opset=opset, tolerance=tolerance, symbolics=symbolics, passes=())
@@ -189,7 +192,7 @@ def _first(work: _Work, trial: Callable[[Capture], Exported], seconds: float, me
     tried: list[Tried] = []
     for route in ORDER:
         try:
-            found = work.captured(*work.route(route, seconds, memory))
+            found = work.captured(work.route(route, seconds, memory))
             exported = _apart(lambda found=found: trial(found), "the trial of its export", seconds, memory)
         except QntzError as error:
             tried.append(Tried(route, f"{error.what}: {error.why}" if error.why else error.what, error.where))
@@ -219,8 +222,16 @@ def _apart(work: Callable[[], Any], what: str, seconds: float, memory: int) -> A
         raise CaptureError(error.what, where=error.where, why=error.why, do=error.do) from error
 
 
-Made = tuple[Any, str, str, Sequence[str]]
-"""What a route makes: the module, its method, why, and the warnings."""
+@dataclass(frozen=True)
+class Made:
+    """What a route made: the module, its archive and the statements that this comes from, how, why, and warnings."""
+
+    module: Any
+    archive: bytes
+    statements: Places
+    method: str
+    why: str
+    warned: Sequence[str] = ()
 
 
 class _Work:
@@ -290,7 +301,7 @@ class _Work:
 
     def saved(self) -> Made:
         script = settled(self.eager, self.inputs[0], self.order, self.flat)
-        return script, "saved", "the model came as a saved TorchScript file", ()
+        return Made(script, *archived(script), "saved", "the model came as a saved TorchScript file")
 
     def route(self, method: str, seconds: float, memory: int) -> Made:
         """What a route makes in a process of its own, read from what that wrote.
@@ -299,23 +310,23 @@ class _Work:
             CaptureError: torch refuses, or the process ended, took too long or too much.
         """
 
-        def make() -> tuple[bytes, str, tuple[str, ...]]:
+        def make() -> tuple[bytes, Places, str, tuple[str, ...]]:
             with self.rewritten.in_force():
                 made, told, warned = self._made(method)
             for one in self.inputs:
                 self._outputs(made, one, method)  # what ends the process does it here
             try:
-                return archive_bytes(made), told, warned
+                return *archived(made), told, warned
             except RuntimeError as error:
                 raise CaptureError("the captured model cannot be saved", why=one_line(error)) from error
 
-        data, why, warned = _apart(make, f"the {method} route", seconds, memory)
+        data, places, why, warned = _apart(make, f"the {method} route", seconds, memory)
         if method != "dynamo":
-            return torch.jit.load(io.BytesIO(data)), method, why, warned
+            return Made(torch.jit.load(io.BytesIO(data)), data, places, method, why, warned)
         with quiet():
             program = torch.export.load(io.BytesIO(data))
         self._add_excluded(program)
-        return program, method, why, warned
+        return Made(program, data, places, method, why, warned)
 
     def _made(self, method: str) -> tuple[Any, str, tuple[str, ...]]:
         if method == "dynamo":
@@ -365,36 +376,39 @@ class _Work:
                 if self._add(resized(self.example, axes[label], size)):
                     break
 
-    def captured(self, module: Any, method: str, why: str, warned: Sequence[str]) -> Captured:
+    def captured(self, made: Made) -> Captured:
         """The capture, if it is right on all inputs.
 
         Raises:
             CaptureError: naming the inputs on which it is not.
         """
         beyond = [*self.further, *(one for one, _ in self.extreme)]
-        outputs = [self._outputs(module, one, method) for one in (*self.inputs, *beyond)]
+        method = made.method
+        outputs = [self._outputs(made.module, one, method) for one in (*self.inputs, *beyond)]
         advice = {"trace": "Set torchscript.method to auto, or r"}
         do = f"{advice.get(method, 'R')}ewrite what depends on the input's values or sizes."
         count = len(self.inputs)
         try:
             require_parity(outputs[:count], self.golden, self.tolerance, TOLD[method])
             if beyond:
-                made, usual = outputs[count:], self.golden
                 wanted = [*self.wanted, *(one for _, one in self.extreme)]
-                require_parity(made, wanted, self.tolerance, TOLD[method], usual=usual, inputs="made input")
+                more = {"usual": self.golden, "inputs": "made input"}
+                require_parity(outputs[count:], wanted, self.tolerance, TOLD[method], **more)
         except ParityError as error:
             raise CaptureError(f"{method} captures another model", why=error.why, do=do) from error
         return Captured(
-            module=module,
+            module=made.module,
+            archive=made.archive,
+            statements=made.statements,
             shapes=self.shapes,
             probes=self.inputs,
             golden=self.golden,
             further=self.further,
             wanted=self.wanted,
-            method=method,
-            why=why,
+            method=made.method,
+            why=made.why,
             parity=tuple(differences(outputs[:count], self.golden)),
-            warnings=tuple(warned),
+            warnings=tuple(made.warned),
         )
 
     def _outputs(self, module: Any, inputs: Arrays, method: str) -> Arrays:

@@ -13,7 +13,6 @@ import torch
 from qntz.errors import CaptureError, one_line
 from qntz.model import WRAPPED, compiled, named_outputs, positional_count, tensors, traceable
 from qntz.records import Arrays
-from qntz.torchscript.archive import archive_bytes
 
 
 def traced(module: torch.nn.Module, example: Arrays, order: Sequence[str], flat: bool) -> torch.jit.ScriptModule:
@@ -91,7 +90,10 @@ def settled(
         return script
     try:
         # read again: a module that was frozen in this process cannot be put into another
-        inner = torch.jit.load(io.BytesIO(archive_bytes(script)))
+        saved = io.BytesIO()
+        torch.jit.save(script, saved)
+        saved.seek(0)
+        inner = torch.jit.load(saved)
         with torch.no_grad():
             return torch.jit.trace(Plain(inner, order, flat), tensors(example, order), check_trace=False)
     except Exception as error:
