@@ -122,10 +122,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model: a factory with its weights, or a saved TorchScript file; its inputs; its data and metric."""
+    """A model: a factory with its weights, a saved TorchScript file, or a saved exported program (.pt2); its inputs;
+    its data and metric."""
 
     factory: dict[str, Any] | None = None
     torchscript: str | None = None
+    program: str | None = None
     weights: str | None = None
     inputs: dict[str, InputConfig] = field(default_factory=dict)
     dims: dict[str, DimConfig] = field(default_factory=dict)
@@ -135,18 +137,16 @@ class ModelConfig:
     extra_inputs: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if (self.factory is None) == (self.torchscript is None):
+        if [self.factory, self.torchscript, self.program].count(None) != 2:
             raise ConfigError(
-                "a model comes from exactly one of factory and torchscript",
+                "a model comes from exactly one of factory, torchscript and program",
                 where="model",
-                do="Give factory: {_target_: package.module.Class}, or torchscript: path.",
+                do="Give factory: {_target_: package.module.Class}, torchscript: path, or program: path.pt2.",
             )
         if self.factory is not None and not isinstance(self.factory.get("_target_"), str):
             raise ConfigError("no class is named", where="model.factory", do="Add `_target_: package.module.Class`.")
-        if self.torchscript is not None and self.weights is not None:
-            raise ConfigError(
-                "a saved TorchScript file has its own weights", where="model.weights", do="Remove model.weights."
-            )
+        if self.saved is not None and self.weights is not None:
+            raise ConfigError("a saved model has its own weights", where="model.weights", do="Remove model.weights.")
         if not self.inputs:
             raise ConfigError(
                 "the model has no inputs", where="model.inputs", do="Name each argument of forward, in its order."
@@ -165,6 +165,11 @@ class ModelConfig:
                 where="model.metric",
                 do="Give model.data.test.",
             )
+
+    @property
+    def saved(self) -> str | None:
+        """The file that holds the model with its weights; None of one that a factory makes."""
+        return self.torchscript or self.program
 
 
 @dataclass(frozen=True)
@@ -351,7 +356,7 @@ ENGINE_STAGES = ("quantize", "engine", "verify")
 STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "quantize", "engine", "verify", "report")
 
 _SHAPES = ("model.inputs", "model.dims")
-_SOURCE = ("model.factory", "model.torchscript", "model.weights")
+_SOURCE = ("model.factory", "model.torchscript", "model.program", "model.weights")
 READS: dict[str, tuple[str, ...]] = {
     "check": (*_SOURCE, *_SHAPES, "model.probes", "torchscript.method", "export.opset", "check"),
     "torchscript": (*_SOURCE, *_SHAPES, "model.probes", "model.data.test", "torchscript", "export.opset"),

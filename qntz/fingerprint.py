@@ -260,7 +260,7 @@ class Fingerprints:
             named = sorted(set(self._paths(model.get("factory") or {})))
             section["model"] = self.sources(closure, exact)
             section["model_files"] = self.globbed(named)
-            source = model.get("weights") or model.get("torchscript")
+            source = model.get("weights") or model.get("torchscript") or model.get("program")
             section["weights"] = self.content(self.root / source) if source else None
         sections = [d for d in data if d]
         paths = sorted({p for d in sections for p in self._paths(d)} | {f for f in files if f})

@@ -24,22 +24,24 @@ WRAPPED = "qntz_model"  # the attribute by which a capture that is wrapped holds
 
 
 def load_model(
-    factory: Mapping[str, Any] | None, weights: str | None, torchscript: str | None, root: Path
+    factory: Mapping[str, Any] | None, weights: str | None, saved: str | None, root: Path
 ) -> torch.nn.Module:
     """The model on the CPU in eval mode: from a factory `{_target_: package.module.Class, **arguments}` and a weights
-    file, or from a saved TorchScript file. Paths are relative to `root`.
+    file, or from a saved TorchScript file or exported program (.pt2). Paths are relative to `root`.
 
     Raises:
         ModelError: it cannot be imported, built or read, or its weights do not fit or hold NaN or infinity.
     """
-    if torchscript is not None:
-        module: torch.nn.Module = load_torchscript(root / torchscript)
+    module: torch.nn.Module
+    if saved is not None:
+        is_program = Path(saved).suffix == Path(CAPTURED_PROGRAM).suffix
+        module = ProgramModule(load_program(root / saved)) if is_program else load_torchscript(root / saved)
     else:
         module = _built(factory or {})
         if weights is not None:
             _give_weights(module, read_weights(root / weights), weights)
-    _require_finite(module, weights or torchscript or "model.factory")
-    return module.eval()
+    _require_finite(module, weights or saved or "model.factory")
+    return module if isinstance(module, ProgramModule) else module.eval()
 
 
 def load_torchscript(path: Path) -> torch.jit.ScriptModule:
@@ -54,12 +56,52 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
 
 def load_captured(folder: Path) -> torch.jit.ScriptModule | torch.export.ExportedProgram:
     """What the capture wrote: a TorchScript archive, or an exported program; raises ModelError where it is damaged."""
-    if not (folder / CAPTURED_PROGRAM).exists():
-        return load_torchscript(folder / CAPTURED_SCRIPT)
+    program = folder / CAPTURED_PROGRAM
+    return load_program(program) if program.exists() else load_torchscript(folder / CAPTURED_SCRIPT)
+
+
+def load_program(path: Path) -> torch.export.ExportedProgram:
+    """A saved exported program; raises ModelError where it is missing or none."""
+    if not path.is_file():
+        raise ModelError("the exported program is missing", where=str(path), do="Check model.program.")
     try:
-        return torch.export.load(folder / CAPTURED_PROGRAM)
+        with quiet():
+            return torch.export.load(path)
     except Exception as error:  # a damaged file fails in many ways
-        raise ModelError("is no exported program", where=str(folder / CAPTURED_PROGRAM), why=one_line(error)) from error
+        raise ModelError("is no exported program", where=str(path), why=one_line(error)) from error
+
+
+class ProgramModule(torch.nn.Module):
+    """An exported program as a module: forward has its inputs' names, and refuses what its guards exclude, where they
+    are asked for.
+
+    Raises:
+        ModelError: an input of the program is no tensor.
+    """
+
+    def __init__(self, program: torch.export.ExportedProgram, guards: bool = True) -> None:
+        super().__init__()
+        self.program, self.inner = program, program.module(check_guards=guards)
+        for part in self.modules():
+            part.training = False  # it was exported in one mode, and knows no other
+        names = list(program.graph_signature.user_inputs)
+        positional, named = program.call_spec.in_spec.children()
+        count = positional.num_leaves
+        if count + named.num_leaves != len(names) or count != positional.num_children:
+            raise ModelError("an input of the exported program is no tensor", do="Export it with plain tensors.")
+        keys = list(named.context or ())
+
+        def forward(*inputs: torch.Tensor) -> Any:
+            return self.inner(*inputs[:count], **dict(zip(keys, inputs[count:], strict=True)))
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        named_as = [*names[:count], *keys]
+        forward.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in named_as])  # type: ignore[attr-defined]
+        self.forward = forward
+
+    def train(self, mode: bool = True) -> ProgramModule:
+        """Leaves it as it is, as torch does by an error."""
+        return self
 
 
 def _built(factory: Mapping[str, Any]) -> torch.nn.Module:

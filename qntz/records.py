@@ -262,6 +262,13 @@ class Capture:
     statements: Mapping[str, Sequence[Sequence[Any]]] = field(default_factory=dict)
     exported: Any = None
 
+    @property
+    def is_program(self) -> bool:
+        """Whether the module is a torch.export.ExportedProgram, and no ScriptModule."""
+        import torch
+
+        return isinstance(self.module, torch.export.ExportedProgram)
+
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -12,7 +12,7 @@ def work(job: Job) -> None:
     from stages.testdata import test_batches, test_samples
 
     model, config = job.config.model, job.config.torchscript
-    eager = load_model(model.factory, model.weights, model.torchscript, job.root)
+    eager = load_model(model.factory, model.weights, model.torchscript or model.program, job.root)
     order = in_order(eager, list(model.inputs))
     samples = test_samples(job)
     probes = probes_for(model.probes, model.inputs, model.dims, job.root, samples)
@@ -34,12 +34,10 @@ def work(job: Job) -> None:
     )
     reference = reference_outputs(eager, [inputs for inputs, _ in test_batches(job, samples)], order)
     told = record(captured, config.tolerance, eager)
-    source = model.weights or model.torchscript
+    source = model.weights or model.torchscript or model.program
     weights = {source: job.inputs["weights"]} if source else {}
     made_from = {**weights, **job.inputs["model_files"], **job.inputs["extra"]}
-    write_bytes(
-        job.of.captured / (CAPTURED_PROGRAM if captured.method == "dynamo" else CAPTURED_SCRIPT), captured.archive
-    )
+    write_bytes(job.of.captured / (CAPTURED_PROGRAM if captured.is_program else CAPTURED_SCRIPT), captured.archive)
     index = {"inputs": captured.order, "made_from": made_from, "statements": captured.statements}
     write_json(job.of.captured / CAPTURED_JSON, index)
     write_runs(job.of.probes, probes)

@@ -38,17 +38,20 @@ def refused(tmp_path: Path, *, weights: str | None = None, **given) -> str:
     return str(error.value)
 
 
-def test_weights_of_three_formats(tmp_path: Path) -> None:
+def test_weights_of_four_formats(tmp_path: Path) -> None:
     net = Net()
     save_file(net.state_dict(), tmp_path / "a.safetensors")
     torch.save(net.state_dict(), tmp_path / "b.pt")
     torch.jit.script(net).save(str(tmp_path / "c.ts"))
+    rows = torch.export.Dim("rows")
+    torch.export.save(torch.export.export(net, (torch.ones(3, 2),), dynamic_shapes=({0: rows},)), tmp_path / "d.pt2")
     x = {"x": np.arange(8, dtype=np.float32).reshape(4, 2)}
     wanted = x["x"] @ net.linear.weight.detach().numpy().T + net.linear.bias.detach().numpy()
     for loaded in (
         load_model(factory(), "a.safetensors", None, tmp_path),
         load_model(factory(), "b.pt", None, tmp_path),
         load_model(None, None, "c.ts", tmp_path),
+        load_model(None, None, "d.pt2", tmp_path),
     ):
         assert not loaded.training
         np.testing.assert_allclose(run_model(loaded, x, ["x"])["output"], wanted, rtol=1e-6)
@@ -123,6 +126,11 @@ def test_a_torchscript_file_that_is_none(tmp_path: Path) -> None:
         load_model(None, None, "x.ts", tmp_path)
     with pytest.raises(ModelError, match="the TorchScript file is missing"):
         load_model(None, None, "y.ts", tmp_path)
+    with pytest.raises(ModelError, match="the exported program is missing"):
+        load_model(None, None, "x.pt2", tmp_path)
+    (tmp_path / "y.pt2").write_bytes(b"no archive")
+    with pytest.raises(ModelError, match="y.pt2: is no exported program"):
+        load_model(None, None, "y.pt2", tmp_path)
 
 
 def test_inputs_are_matched_with_forward() -> None:

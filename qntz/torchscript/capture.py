@@ -29,7 +29,18 @@ from qntz.errors import (
 )
 from qntz.export import Exported, export
 from qntz.guard import guarded
-from qntz.model import arrays_in, arrays_of, call, evaluated, in_order, named_outputs, quiet, run_model, tensors
+from qntz.model import (
+    ProgramModule,
+    arrays_in,
+    arrays_of,
+    call,
+    evaluated,
+    in_order,
+    named_outputs,
+    quiet,
+    run_model,
+    tensors,
+)
 from qntz.records import Arrays, Capture, Provided, RewriteProof
 from qntz.torchscript.archive import archived
 from qntz.torchscript.further import Shapes, axes_of, extreme_inputs, further_inputs, resized, shapes_of
@@ -46,7 +57,7 @@ TOLD = {
     "script": "the scripted module",
     "paths": "the module, traced in all ways,",
     "dynamo": "the exported program",
-    "saved": "the saved module",
+    "saved": "the saved model",
 }
 ORDER = ("trace", "mixed", "script", "paths", "dynamo")
 """The order in which `auto` tries the routes; never by measured time, so that every machine takes the same."""
@@ -73,7 +84,7 @@ class Captured(Capture):
     """A captured model, and how it came about.
 
     Attributes:
-        method: "trace", "mixed", "script", "dynamo", or "saved" (it came as TorchScript). why: in words.
+        method: a route's name, or "saved" (it came as TorchScript or as an exported program). why: in words.
         archive: the module as a file that torch.jit.load or torch.export.load reads, the same bytes everywhere.
         parity: the worst difference from the eager model on each probe. warnings: what torch warned of, sorted.
         tried: the routes that were tried before it. training: the submodules that were in training mode and were
@@ -101,7 +112,7 @@ class Captured(Capture):
 
 
 def capture(
-    module: torch.nn.Module,
+    module: torch.nn.Module | torch.export.ExportedProgram,
     example_inputs: Any,
     probes: Sequence[Any] = (),
     *,
@@ -122,6 +133,7 @@ def capture(
     ONNX. The model is captured in evaluation mode and on the CPU.
 
     Args:
+        module: the model; one that is a ScriptModule or an exported program already is compared alone.
         example_inputs: arrays or tensors by input name, or a tuple of them in the order of forward's parameters; what
         is None is left out. probes: further inputs of the same kind.
         dims: the dynamic dimensions by name. shapes: of each input the sizes, with those names; without it a dimension
@@ -141,7 +153,7 @@ def capture(
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", where="torchscript.method", do=did_you_mean(method, METHODS))
-    eager = module
+    eager = ProgramModule(module) if isinstance(module, torch.export.ExportedProgram) else module
     given = [arrays_in(eager, one) for one in (example_inputs, *probes)]
     order = in_order(eager, list(given[0]))
     for one in given[1:]:
@@ -153,13 +165,13 @@ def capture(
     _require_evaluation(eager, inputs[0], order)
     with evaluated(eager) as training:
         work = _Work(eager, inputs, shapes or shapes_of(inputs, dims or {}), dims or {}, tolerance)
-        if not isinstance(eager, torch.jit.ScriptModule):
+        if not isinstance(eager, (torch.jit.ScriptModule, ProgramModule)):
             if rewrites is None:
                 installed = plugins.load(Path.cwd(), "torchscript")
                 rewrites = [one for hook in REWRITES for one in installed.provided(hook)]
             chosen = {"opset": OPSET if opset is None else opset, "require": require, "forbid": forbid}
             work.rewritten = rewritten(eager, rewrites, inputs, order, **chosen)
-        if isinstance(eager, torch.jit.ScriptModule):
+        if isinstance(eager, (torch.jit.ScriptModule, ProgramModule)):
             found = work.captured(work.saved())
         elif method != "auto":
             found = work.captured(work.route(method, seconds, memory))
@@ -300,6 +312,9 @@ class _Work:
         return True
 
     def saved(self) -> Made:
+        if isinstance(self.eager, ProgramModule):
+            program = self.eager.program
+            return Made(program, *archived(program), "saved", "the model came as a saved exported program")
         script = settled(self.eager, self.inputs[0], self.order, self.flat)
         return Made(script, *archived(script), "saved", "the model came as a saved TorchScript file")
 
@@ -414,7 +429,7 @@ class _Work:
     def _outputs(self, module: Any, inputs: Arrays, method: str) -> Arrays:
         """The capture's outputs under the eager model's names, which a tuple has lost."""
         # as ONNX has it, without the guards that the program would refuse inputs by
-        run = module.module(check_guards=False) if isinstance(module, torch.export.ExportedProgram) else module
+        run = ProgramModule(module, guards=False) if isinstance(module, torch.export.ExportedProgram) else module
         try:
             with torch.no_grad():
                 outputs = [one.detach().numpy() for one in named_outputs(run(*tensors(inputs, self.order))).values()]
