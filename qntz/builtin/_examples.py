@@ -102,6 +102,12 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], ...]] = {
     ),
     "aten::kthvalue": (lambda x: tuple(x.kthvalue(2, 1)),),
     "aten::msort": (torch.msort,),
+    "aten::cumsum": (
+        lambda x: torch.cumsum(x > 0, 1),
+        lambda x: torch.cumsum(x, -1),
+        lambda x: torch.cumsum(x.int(), 0),
+        lambda x: torch.cumsum(x > 0, -1, dtype=torch.float32),
+    ),
     "aten::cumprod": (lambda x: x.cumprod(1),),
     "aten::cummax": (lambda x: tuple(x.cummax(1)),),
     "aten::cummin": (lambda x: tuple(x.round().cummin(0)),),

@@ -12,6 +12,7 @@ from qntz.builtin._onnx import (
     axis_last,
     cast,
     constant,
+    dtype_of,
     integer,
     integers,
     is_none,
@@ -27,7 +28,20 @@ from qntz.records import Symbolic
 
 @hookimpl
 def qntz_symbolics(opset: int) -> Iterable[Symbolic]:
-    functions = (median, kthvalue, msort, cumprod, cummax, cummin, searchsorted, isin, equal, count_nonzero, nansum)
+    functions = (
+        median,
+        kthvalue,
+        msort,
+        cumsum,
+        cumprod,
+        cummax,
+        cummin,
+        searchsorted,
+        isin,
+        equal,
+        count_nonzero,
+        nansum,
+    )
     for function in (*functions, nanmean, norm):
         yield shipped(f"aten::{function.__name__}", function)
 
@@ -78,6 +92,13 @@ def _reduced(g: Any, operator: str, x: Any) -> Any:
     if g.opset >= 18:
         return g.op(operator, x, integers(g, -1), keepdims_i=0)
     return g.op(operator, x, axes_i=[-1], keepdims_i=0)
+
+
+def cumsum(g: Any, x: Any, dim: Any, dtype: Any = None) -> Any:
+    """Of booleans and small integers in int64, as torch counts; torch's own asks for CumSum of booleans."""
+    from torch.onnx import symbolic_opset11
+
+    return symbolic_opset11.cumsum(g, x if dtype_of(x).is_floating_point else cast(g, x, "INT64"), dim, dtype)
 
 
 def cumprod(g: Any, x: Any, dim: Any, dtype: Any = None) -> Any:

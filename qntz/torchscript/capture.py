@@ -17,6 +17,7 @@ import torch
 from qntz import plugins
 from qntz.compare import Difference, differences, require_parity
 from qntz.config import METHODS, OPSET, DimConfig
+from qntz.eager import Eager
 from qntz.errors import (
     CaptureError,
     CheckError,
@@ -33,12 +34,10 @@ from qntz.model import (
     ProgramModule,
     arrays_in,
     arrays_of,
-    call,
     evaluated,
     in_order,
     named_outputs,
     quiet,
-    run_model,
     tensors,
 )
 from qntz.records import Arrays, Capture, Provided, RewriteProof
@@ -188,9 +187,9 @@ def _require_evaluation(eager: torch.nn.Module, inputs: Arrays, order: Sequence[
     awake = [path for path, part in eager.named_modules() if getattr(part, "training", False)]
     if not awake or "" in awake:
         return
-    trained = run_model(eager, inputs, order)
+    trained = Eager(eager, order).run(inputs)
     with evaluated(eager):
-        if differences([run_model(eager, inputs, order)], [trained])[0].error > 0:
+        if differences([Eager(eager, order).run(inputs)], [trained])[0].error > 0:
             raise ModelError(
                 f"{awake[0]} is in training mode in a model in evaluation mode",
                 why="the outputs depend on it",
@@ -257,16 +256,17 @@ class _Work:
         dims: Mapping[str, DimConfig],
         tolerance: float,
     ) -> None:
-        self.eager, self.inputs, self.rewritten = eager, inputs, Rewritten(eager)
+        self.module, self.inputs, self.rewritten = eager, inputs, Rewritten(eager)
         self.order = tuple(inputs[0])
+        self.eager = Eager(eager, self.order)
         self.shapes = {name: tuple(shapes[name]) for name in self.order}
         self.dims, self.tolerance = dims, tolerance
-        raw = call(eager, inputs[0], self.order)
+        raw = self.eager.call(inputs[0])
         tensors_alone = type(raw) is tuple and all(isinstance(one, torch.Tensor) for one in raw)
         self.flat = isinstance(raw, torch.Tensor) or tensors_alone
-        self.golden = [arrays_of(raw), *(run_model(eager, one, self.order) for one in inputs[1:])]
+        self.golden = [arrays_of(raw), *(self.eager.run(one) for one in inputs[1:])]
         _require_sane(self.golden, self.order)
-        _require_repeatable(run_model(eager, inputs[0], self.order), self.golden[0])
+        _require_repeatable(self.eager.run(inputs[0]), self.golden[0])
         self.further: list[Arrays] = []
         self.wanted: list[Arrays] = []
         self.extreme: list[tuple[Arrays, Arrays]] = []
@@ -283,7 +283,7 @@ class _Work:
         from torch.utils.flop_counter import FlopCounterMode
 
         with FlopCounterMode(display=False) as counter:
-            call(self.eager, self.inputs[0], self.order)
+            self.eager.call(self.inputs[0])
         fewest, most = FURTHER
         count = max(fewest, min(most, int(WORK / max(counter.get_total_flops(), 1))))
         for inputs in further_inputs(self.inputs, self.shapes, self.dims):
@@ -296,7 +296,7 @@ class _Work:
     def _eager(self, inputs: Arrays) -> Arrays | None:
         """The eager model's outputs; None where it refuses the inputs, gives others, or NaN."""
         try:
-            outputs = run_model(self.eager, inputs, self.order)
+            outputs = self.eager.run(inputs)
             _require_numbers([outputs], "made input")
         except ModelError:
             return None
@@ -312,10 +312,10 @@ class _Work:
         return True
 
     def saved(self) -> Made:
-        if isinstance(self.eager, ProgramModule):
-            program = self.eager.program
+        if isinstance(self.module, ProgramModule):
+            program = self.module.program
             return Made(program, *archived(program), "saved", "the model came as a saved exported program")
-        script = settled(self.eager, self.inputs[0], self.order, self.flat)
+        script = settled(self.module, self.inputs[0], self.order, self.flat)
         return Made(script, *archived(script), "saved", "the model came as a saved TorchScript file")
 
     def route(self, method: str, seconds: float, memory: int) -> Made:
@@ -449,7 +449,8 @@ class _Work:
 
 def reference_outputs(eager: torch.nn.Module, batches: Sequence[Arrays], order: Sequence[str]) -> list[Arrays]:
     """The eager model's outputs on the test data, by name, batch by batch; raises ModelError where they hold NaN."""
-    outputs = [run_model(eager, inputs, order) for inputs in batches]
+    runner = Eager(eager, order)
+    outputs = [runner.run(inputs) for inputs in batches]
     _require_numbers(outputs, "batch of test data")
     return outputs
 

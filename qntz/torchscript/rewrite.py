@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from qntz.eager import fresh
 from qntz.errors import ModelError, PluginError, RewriteError, did_you_mean, one_line
 from qntz.model import call, evaluated
 from qntz.records import Arrays, FunctionRewrite, ModuleRewrite, Provided, RewriteProof
@@ -134,7 +135,7 @@ class _Rewriting:
             self.reasons[provided.record.name] = UNMATCHED
             return
         result = copy.deepcopy(self.module) if self.module is original else self.module
-        calls = _recorded_calls(result, places, self.probes, self.order)
+        calls = _recorded_calls(fresh(result), places, self.probes, self.order)
         try:
             made, worst = _replacements(result, places, calls, provided)
         except NotImplementedError:  # perhaps for want of the functions that are replaced with it
@@ -175,7 +176,7 @@ class _Rewriting:
         with recorded(rewrites) as calls:
             try:
                 for probe in probes:
-                    call(self.module, probe, self.order)
+                    call(fresh(self.module), probe, self.order)
             except ModelError as error:
                 return calls, error.__cause__ if isinstance(error.__cause__, Exception) else error
         return calls, None

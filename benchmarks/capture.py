@@ -1,0 +1,131 @@
+"""Capture by `auto` and export beside a bare torch.onnx.export of the same model, in one process.
+
+The architectures are those of the rule check's test, of small configurations. Each is then run under ONNX Runtime at
+other batch sizes and, where the model takes them, other lengths or sizes than it was captured with, and compared with
+eager. Times are CPU seconds of all threads and child processes, the least of the runs.
+`python -m benchmarks.capture [--runs N] [NAME ...]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import resource
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from qntz import ort
+from qntz.export import export
+from qntz.model import call, named_outputs
+from qntz.torchscript import capture
+from tests.check.test_architectures import ARCHITECTURES, Inputs
+
+AIM = 2.5
+TOLERANCE = 1e-3  # of an output's largest magnitude
+
+
+def seconds(work: Callable[[], Any], runs: int) -> tuple[float, float]:
+    """The least CPU seconds, with those of child processes, and the least wall seconds."""
+    cpu, wall = [], []
+    for _ in range(runs):
+        before, started = _spent(), time.perf_counter()
+        work()
+        cpu.append(_spent() - before)
+        wall.append(time.perf_counter() - started)
+    return min(cpu), min(wall)
+
+
+def _spent() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def others(example: Inputs, probes: list[Inputs]) -> list[Inputs]:
+    """Other batches of the example's sizes, and of each probe's."""
+    return [
+        {name: torch.cat([value, value.flip(0)])[:count] for name, value in given.items()}
+        for given in (example, *probes)
+        for count in (1, 4)
+    ]
+
+
+def is_right(data: bytes, model: torch.nn.Module, inputs: Inputs) -> bool:
+    arrays = {name: value.numpy() for name, value in inputs.items()}
+    wanted = {name: value.numpy() for name, value in named_outputs(call(model, arrays, list(arrays))).items()}
+    got = ort.run_all(data, [arrays])[0]
+    return all(
+        got[name].shape == one.shape and np.abs(got[name] - one).max() <= TOLERANCE * max(np.abs(one).max(), 1e-6)
+        for name, one in wanted.items()
+    )
+
+
+def measured(name: str, runs: int) -> list[str]:
+    make, example, probes = ARCHITECTURES[name]
+    torch.manual_seed(0)
+    model = make()
+    axes = {
+        key: {
+            axis: f"{key}_{axis}"
+            for axis in range(value.dim())
+            if any(p[key].shape[axis] != value.shape[axis] for p in probes)
+        }
+        for key, value in example.items()
+    }
+
+    def bare() -> None:
+        with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            names = {"input_names": list(example), "dynamic_axes": axes, "opset_version": 17}
+            torch.onnx.export(model, tuple(example.values()), io.BytesIO(), dynamo=False, **names)
+
+    made: list[Any] = []
+
+    def ours() -> None:
+        captured = capture(model, example, probes)
+        made[:] = [captured, export(captured).data]
+
+    try:
+        bare()
+        beside, _ = seconds(bare, runs)
+    except Exception as error:  # it refuses some models: that is its answer
+        beside = float("nan")
+        print(f"{name}: torch.onnx.export: {type(error).__name__}")
+    whole, wall = seconds(ours, runs)
+    captured, data = made
+    judged = [is_right(data, model, inputs) for inputs in others(example, probes)]
+    return [
+        name,
+        captured.method,
+        f"{sum(judged)} of {len(judged)}",
+        f"{beside:.2f}",
+        f"{whole:.2f}",
+        f"{wall:.2f}",
+        f"{whole / beside:.2f}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(ARCHITECTURES))
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    table = Table(title=f"Capture by auto and export, CPU seconds; aim: at most {AIM} times a bare export")
+    for head in ("model", "route", "right", "bare export", "auto", "auto, wall", "ratio"):
+        table.add_column(head, justify="left" if head in ("model", "route") else "right")
+    for name in options.names:
+        table.add_row(*measured(name, options.runs))
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()
