@@ -12,6 +12,7 @@ import torch
 from qntz.model import ProgramModule, arrays_of, call
 from qntz.records import Arrays
 
+_OF_TORCH = frozenset(vars(torch.nn.Module())) - {"training", "_buffers"}  # hooks, parameters and submodules
 _SIMPLE = (int, float, bool, str, bytes, type(None), torch.dtype, torch.device)
 
 
@@ -59,7 +60,7 @@ def fresh(module: torch.nn.Module) -> torch.nn.Module:
 
 def _state(module: torch.nn.Module) -> list[Any]:
     """What a run may change: attributes by value, tensors by identity and version, containers by what they hold."""
-    return [_told(value) for part in module.modules() for name, value in vars(part).items() if name != "_modules"]
+    return [_told(value) for part in module.modules() for name, value in vars(part).items() if name not in _OF_TORCH]
 
 
 def _told(value: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import bisect
 import functools
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,8 +50,13 @@ def shown(statement: str, root: Path) -> str:
 def named(file: str) -> str:
     """A file by its path below the working directory or else the first folder of modules that holds it: the same on
     every machine."""
+    return _below(file, (os.getcwd(), *filter(None, sys.path)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _below(file: str, folders: tuple[str, ...]) -> str:
     path = Path(file)
-    for folder in (Path.cwd(), *(Path(entry) for entry in sys.path if entry)):
+    for folder in folders:
         if path.is_relative_to(folder) and "site-packages" not in path.relative_to(folder).parts:
             return path.relative_to(folder).as_posix()
     return path.name

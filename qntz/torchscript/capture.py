@@ -28,7 +28,7 @@ from qntz.errors import (
     did_you_mean,
     one_line,
 )
-from qntz.export import Exported, export
+from qntz.export import SYMBOLICS, Exported, export
 from qntz.guard import guarded
 from qntz.model import (
     ProgramModule,
@@ -164,21 +164,36 @@ def capture(
     _require_evaluation(eager, inputs[0], order)
     with evaluated(eager) as training:
         work = _Work(eager, inputs, shapes or shapes_of(inputs, dims or {}), dims or {}, tolerance)
-        if not isinstance(eager, (torch.jit.ScriptModule, ProgramModule)):
-            if rewrites is None:
-                installed = plugins.load(Path.cwd(), "torchscript")
-                rewrites = [one for hook in REWRITES for one in installed.provided(hook)]
-            chosen = {"opset": OPSET if opset is None else opset, "require": require, "forbid": forbid}
-            work.rewritten = rewritten(eager, rewrites, inputs, order, **chosen)
         if isinstance(eager, (torch.jit.ScriptModule, ProgramModule)):
-            found = work.captured(work.saved())
-        elif method != "auto":
-            found = work.captured(work.route(method, seconds, memory))
+            return work.captured(work.saved())
+        written = OPSET if opset is None else opset
+        if rewrites is None or symbolics is None:
+            installed = plugins.load(Path.cwd(), "torchscript")
+            if rewrites is None:
+                rewrites = [one for hook in REWRITES for one in installed.provided(hook)]
+            if symbolics is None:
+                symbolics = [one for hook in SYMBOLICS for one in installed.provided(hook, opset=written)]
+        work.rewritten = rewritten(eager, rewrites, inputs, order, opset=written, require=require, forbid=forbid)
+        if method != "auto":
+            found = work.route(method, seconds, memory)
             found = replace(found, why="; ".join(filter(None, (f"torchscript.method is {method}", found.why))))
         else:
-            trial = functools.partial(export, opset=opset, tolerance=tolerance, symbolics=symbolics, passes=())
+            trial = functools.partial(export, opset=written, tolerance=tolerance, symbolics=symbolics, passes=())
             found = _first(work, trial, seconds, memory)
     return replace(found, training=training, rewrites=work.rewritten.proofs)
+
+
+def _loaded(archive: bytes, method: str) -> torch.jit.ScriptModule | torch.export.ExportedProgram:
+    if method != "dynamo":
+        return torch.jit.load(io.BytesIO(archive))
+    with quiet():
+        return torch.export.load(io.BytesIO(archive))
+
+
+def _plain_fields(captured: Captured) -> dict[str, Any]:
+    """What of a capture another process can be told, but for its inputs."""
+    names = ("archive", "statements", "method", "why", "parity", "warnings")
+    return {name: getattr(captured, name) for name in names}
 
 
 def _require_evaluation(eager: torch.nn.Module, inputs: Arrays, order: Sequence[str]) -> None:
@@ -199,17 +214,19 @@ def _require_evaluation(eager: torch.nn.Module, inputs: Arrays, order: Sequence[
 
 def _first(work: _Work, trial: Callable[[Capture], Exported], seconds: float, memory: int) -> Captured:
     """By the first route that is right."""
+    import onnx  # noqa: F401  here, and not again in each of the processes that are to come
+    import onnxruntime  # noqa: F401
+
     work.add_further()
     tried: list[Tried] = []
     for route in ORDER:
         try:
-            found = work.captured(work.route(route, seconds, memory))
-            exported = _apart(lambda found=found: trial(found), "the trial of its export", seconds, memory)
+            found = work.route(route, seconds, memory, trial)
         except QntzError as error:
             tried.append(Tried(route, f"{error.what}: {error.why}" if error.why else error.what, error.where))
             continue
         why = "; ".join(filter(None, (f"the first of {', '.join(ORDER)} that is right", found.why)))
-        return replace(found, why=why, tried=tuple(tried), exported=exported)
+        return replace(found, why=why, tried=tuple(tried))
     raise CaptureError(
         "no route captures the model",
         where=next((one.where for one in tried if ".py:" in one.where), ""),
@@ -318,30 +335,47 @@ class _Work:
         script = settled(self.module, self.inputs[0], self.order, self.flat)
         return Made(script, *archived(script), "saved", "the model came as a saved TorchScript file")
 
-    def route(self, method: str, seconds: float, memory: int) -> Made:
-        """What a route makes in a process of its own, read from what that wrote.
+    def route(
+        self, method: str, seconds: float, memory: int, trial: Callable[[Capture], Exported] | None = None
+    ) -> Captured:
+        """What a route makes, if it is right on all inputs; and what the trial of an export makes of it. All of it runs
+        in a process of its own, on what the archive holds.
 
         Raises:
-            CaptureError: torch refuses, or the process ended, took too long or too much.
+            CaptureError: torch refuses, the outputs are not the model's, or the process ended, took too long or too
+            much. What `trial` raises.
         """
+        count = len(self.further)
 
-        def make() -> tuple[bytes, Places, str, tuple[str, ...]]:
+        def make() -> dict[str, Any]:
             with self.rewritten.in_force():
-                made, told, warned = self._made(method)
-            for one in self.inputs:
-                self._outputs(made, one, method)  # what ends the process does it here
+                module, told, warned = self._made(method)
             try:
-                return *archived(made), told, warned
+                archive, statements = archived(module)
             except RuntimeError as error:
                 raise CaptureError("the captured model cannot be saved", why=one_line(error)) from error
+            module = _loaded(archive, method)
+            if method == "dynamo":
+                self._add_excluded(module)
+            found = self.captured(Made(module, archive, statements, method, told, warned))
+            exported = trial(found) if trial is not None else None
+            added = {"further": self.further[count:], "wanted": self.wanted[count:]}
+            return {**_plain_fields(found), "exported": exported, **added}
 
-        data, places, why, warned = _apart(make, f"the {method} route", seconds, memory)
-        if method != "dynamo":
-            return Made(torch.jit.load(io.BytesIO(data)), data, places, method, why, warned)
-        with quiet():
-            program = torch.export.load(io.BytesIO(data))
-        self._add_excluded(program)
-        return Made(program, data, places, method, why, warned)
+        told = _apart(make, f"the {method} route", seconds, memory)
+        self.further += told.pop("further")
+        self.wanted += told.pop("wanted")
+        return Captured(module=_loaded(told["archive"], method), **self._compared_on(), **told)
+
+    def _compared_on(self) -> dict[str, Any]:
+        """What a capture tells of its inputs."""
+        return {
+            "shapes": self.shapes,
+            "probes": self.inputs,
+            "golden": self.golden,
+            "further": self.further,
+            "wanted": self.wanted,
+        }
 
     def _made(self, method: str) -> tuple[Any, str, tuple[str, ...]]:
         if method == "dynamo":
@@ -415,11 +449,7 @@ class _Work:
             module=made.module,
             archive=made.archive,
             statements=made.statements,
-            shapes=self.shapes,
-            probes=self.inputs,
-            golden=self.golden,
-            further=self.further,
-            wanted=self.wanted,
+            **self._compared_on(),
             method=made.method,
             why=made.why,
             parity=tuple(differences(outputs[:count], self.golden)),

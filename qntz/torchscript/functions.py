@@ -19,6 +19,9 @@ from qntz.errors import PluginError, one_line
 from qntz.model import plain_leaves
 from qntz.records import FunctionRewrite, Provided
 
+_NO_MODELS = frozenset({"torch", "qntz", "numpy", "scipy", "onnx", "onnxruntime", "sympy"} | sys.stdlib_module_names)
+"""What goes on with its own functions, and need not be looked through."""
+
 
 @dataclass
 class Calls:
@@ -147,8 +150,8 @@ def _patched(functions: Mapping[str, tuple[Callable[..., Any], Any]], wrap: Wrap
         if not isinstance(holder, type):
             by_identity[id(original)] = (original, replacement)
     for module in list(sys.modules.values()) if by_identity else ():
-        if not isinstance(module, types.ModuleType) or module.__name__.partition(".")[0] in ("torch", "qntz"):
-            continue  # theirs go on with their own
+        if not isinstance(module, types.ModuleType) or module.__name__.partition(".")[0] in _NO_MODELS:
+            continue
         for name, value in list(vars(module).items()):
             if id(value) in by_identity and by_identity[id(value)][0] is value:
                 places.append((module, name, value, by_identity[id(value)][1]))
