@@ -12,6 +12,7 @@ import onnx
 
 from qntz.errors import ArtifactError, ExportError, one_line
 
+_LARGE_WEIGHT = 2**16  # bytes; smaller ones may be shapes, which the inference asks for
 LARGEST_MODEL = 2**31 - 1  # protobuf's limit for one message, in bytes
 MADE_FROM = "qntz.made_from"  # a key of the model's metadata
 
@@ -70,11 +71,33 @@ def default_opset(model: onnx.ModelProto) -> int:
     return next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
 
 
+def check(model: onnx.ModelProto) -> None:
+    """ONNX's own check with shape inference, of the graph without its large weights, which would be copied three times;
+    raises what that raises."""
+    graph = onnx.GraphProto(name=model.graph.name)
+    graph.node.extend(model.graph.node)
+    for field in ("input", "output", "value_info"):
+        getattr(graph, field).extend(getattr(model.graph, field))
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) <= _LARGE_WEIGHT:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    bare = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
+    bare.opset_import.extend(model.opset_import)
+    bare.functions.extend(model.functions)
+    onnx.checker.check_model(bare, full_check=True)
+
+
 def model_bytes(model: onnx.ModelProto, where: str) -> bytes:
     """The model's bytes, the same for the same model; raises ExportError beyond 2 GB."""
-    if model.ByteSize() > LARGEST_MODEL:
-        raise ExportError(f"the model has {model.ByteSize()} bytes", where=where, why="ONNX files end at 2 GB")
-    return model.SerializeToString(deterministic=True)
+    try:
+        data = model.SerializeToString(deterministic=True)
+    except ValueError as error:  # protobuf's own limit
+        raise ExportError("the model is too large", where=where, why=f"ONNX files end at 2 GB: {error}") from error
+    if len(data) > LARGEST_MODEL:
+        raise ExportError(f"the model has {len(data)} bytes", where=where, why="ONNX files end at 2 GB")
+    return bytes(data)
 
 
 def made_from(model: onnx.ModelProto) -> dict[str, str]:

@@ -11,7 +11,6 @@ import pickle
 import re
 import select
 import signal
-import struct
 import sys
 import sysconfig
 import tempfile
@@ -29,7 +28,7 @@ POLL = 0.05  # seconds between two looks at the child's memory
 GRACE = 2.0  # seconds that a child has to say where it hangs
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)')
 LIMITS = {"seconds": "check.seconds", "memory": "check.memory_gib"}
-_HEAD = struct.Struct("=cQ")  # of what the child tells: what it is, and the bytes of it that follow
+_LOADED, _DONE = b"L", b"D"  # what the child tells
 
 
 def guarded(
@@ -57,18 +56,19 @@ def guarded(
     sys.stderr.flush()
     reading, writing = os.pipe()
     parent = os.getpid()
-    with tempfile.TemporaryFile("w+b") as stack:
+    with tempfile.TemporaryFile("w+b") as stack, tempfile.TemporaryFile("w+b") as result:
         child = os.fork()
         if child == 0:
             try:
                 os.close(reading)
-                _work(work, writing, stack, parent)
+                _work(work, writing, stack, result, parent)
             finally:
                 os._exit(1)  # whatever happens: what stands above is the parent's, and so are the exit handlers
         os.close(writing)
         try:
             with os.fdopen(reading, "rb", buffering=0) as pipe:
-                return _result(_waited(child, pipe, stack, seconds, memory, limits, what))
+                _wait(child, pipe, stack, seconds, memory, limits, what)
+                return _result(result)
         finally:
             for end in (os.killpg, os.kill):  # what it has started, and itself, where it had no time for a session
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -77,20 +77,22 @@ def guarded(
                 os.waitpid(child, 0)
 
 
-def _work(work: Callable[[Callable[[], None]], Any], writing: int, stack: IO[bytes], parent: int) -> None:
-    """The child's whole life."""
+def _work(
+    work: Callable[[Callable[[], None]], Any], writing: int, stack: IO[bytes], result: IO[bytes], parent: int
+) -> None:
+    """The child's whole life. What it makes goes through a file, which takes a large model sooner than a pipe."""
     os.setsid()
     end_with(parent)
     gc.freeze()  # the parent's rubbish is the parent's: a session of ONNX Runtime waits for its threads when it ends
     faulthandler.register(signal.SIGUSR1, file=stack, all_threads=False, chain=False)
     with os.fdopen(writing, "wb") as pipe:
 
-        def tell(kind: bytes, told: bytes = b"") -> None:
-            pipe.write(_HEAD.pack(kind, len(told)) + told)
+        def tell(kind: bytes) -> None:
+            pipe.write(kind)
             pipe.flush()
 
         try:
-            told: Any = ("result", work(lambda: tell(b"L")))
+            told: Any = ("result", work(lambda: tell(_LOADED)))
         except QntzError as error:
             known = next(kind for kind in type(error).__mro__ if kind.__module__ == QntzError.__module__)
             told = ("refused", known, error.as_dict())  # a plugin's own class may be unknown to the parent
@@ -99,20 +101,22 @@ def _work(work: Callable[[Callable[[], None]], Any], writing: int, stack: IO[byt
                 traceback.print_exc()
             told = ("failed", one_line(error, place=True))
         try:
-            result = pickle.dumps(told)
+            pickle.dump(told, result, protocol=5)
         except Exception as error:  # whatever the objects raise that were to be pickled
-            result = pickle.dumps(("failed", one_line(error)))
+            result.seek(0)
+            pickle.dump(("failed", one_line(error)), result)
+        result.flush()
         sys.stdout.flush()
         sys.stderr.flush()
-        tell(b"R", result)
+        tell(_DONE)
     os._exit(0)
 
 
-def _waited(
+def _wait(
     child: int, pipe: IO[bytes], stack: IO[bytes], seconds: float, memory: int, limits: Mapping[str, str], what: str
-) -> bytes:
-    """What the child told of its work."""
-    end, base, told = time.monotonic() + seconds, None, bytearray()
+) -> None:
+    """Returns when the child is done; raises CheckError where it is not in time, takes too much, or ends."""
+    end, base = time.monotonic() + seconds, None
 
     def ended(why: str, limit: str) -> CheckError:
         do = f"Mend the model's forward, or raise {limits[limit]} where it needs that."
@@ -121,18 +125,12 @@ def _waited(
     while True:
         ready, _, _ = select.select([pipe], [], [], POLL)
         if ready:
-            chunk = pipe.read(1 << 20)
-            if not chunk:
+            told = pipe.read(64)
+            if not told:
                 break
-            told += chunk
-            while len(told) >= _HEAD.size:
-                kind, size = _HEAD.unpack_from(told)
-                if len(told) < _HEAD.size + size:
-                    break
-                if kind == b"R":
-                    return bytes(told[_HEAD.size : _HEAD.size + size])
-                base = _resident(child) if base is None else base
-                del told[: _HEAD.size + size]
+            if _DONE in told:
+                return
+            base = _resident(child) if base is None else base
         elif base is not None and _resident(child) - base > memory:
             raise ended(f"the model takes more than {memory / 2**30:.3g} GiB when it runs", "memory")
         if time.monotonic() > end:
@@ -145,8 +143,9 @@ def _waited(
     )
 
 
-def _result(told: bytes) -> Any:
-    kind, *rest = pickle.loads(told)
+def _result(written: IO[bytes]) -> Any:
+    written.seek(0)
+    kind, *rest = pickle.load(written)
     if kind == "result":
         return rest[0]
     if kind == "refused":

@@ -17,7 +17,7 @@ from qntz.export.diverging import first_diverging, keys_of
 from qntz.export.dynamo import of_program
 from qntz.export.names import sources, unwrap
 from qntz.export.torchscript import of_script
-from qntz.graph import add_made_from, model_bytes, nodes_of, operators
+from qntz.graph import add_made_from, check, model_bytes, nodes_of, operators
 from qntz.graph_passes import apply_passes
 from qntz.records import Arrays, Capture, Provided, Symbolic, Translation
 from qntz.statements import shown
@@ -101,7 +101,6 @@ def _exported(
     forbid: Sequence[str],
     made_from: Mapping[str, str],
 ) -> Exported:
-    import onnx
     import torch
 
     known = [p.record.name for p in (*symbolics, *passes)]
@@ -123,7 +122,7 @@ def _exported(
     _strip(model)
     add_made_from(model, made_from)
     try:
-        onnx.checker.check_model(model, full_check=True)
+        check(model)
     except Exception as error:
         raise ExportError("the exported graph is no valid ONNX", where="model.onnx", why=one_line(error)) from error
     data = model_bytes(model, "model.onnx")
