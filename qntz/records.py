@@ -120,7 +120,8 @@ class FunctionRewrite:
         name: selects it in `torchscript.require` and `torchscript.forbid`.
         functions: the replacements by the names of the originals, "torch.fft.rfft", "torch.Tensor.stft" or
             "acme.ops.roll"; each takes the same arguments. One that raises NotImplementedError leaves them all as they
-            are; the report tells why. What stands for a tensor that no graph can hold has a method `as_tensor`.
+            are; the report tells why. A function of a module that nobody has imported is left out. What stands for a
+            tensor that no graph can hold has a method `as_tensor`.
         match: called as the function is; True for calls that are replaced. None: all.
         tolerance: largest allowed |replacement - original| over the largest |original|, on the calls that the model
             makes when it runs the probes.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.util
 import inspect
 import sys
 import types
@@ -84,16 +85,27 @@ def _matched(name: str, given: Callable[..., Any], original: Callable[..., Any])
 
 
 def _functions(rewrites: Sequence[Provided]) -> list[tuple[str, Callable[..., Any], Any, Provided]]:
-    """Of each function the name, the replacement, the original and the rewrite."""
+    """Of each function that can be called the name, the replacement, the original and the rewrite."""
     found = []
     for provided in rewrites:
         record: FunctionRewrite = provided.record
         for name, given in record.functions.items():
+            if not _may_be_called(name):
+                continue
             original = _resolved(name, provided)
             if record.match is not None:
                 given = _chosen(record.match, given, original)
             found.append((name, given, original, provided))
     return found
+
+
+def _may_be_called(name: str) -> bool:
+    """Whether its module was imported, or does not exist, which is told then: a model has imported what it calls."""
+    parts = name.split(".")[:-1]
+    known = next((count for count in range(len(parts), 0, -1) if ".".join(parts[:count]) in sys.modules), 0)
+    if known == len(parts) or (known and parts[known] in vars(sys.modules[".".join(parts[:known])])):
+        return True
+    return importlib.util.find_spec(".".join(parts[: known + 1])) is None
 
 
 def _chosen(match: Callable[..., bool], given: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
