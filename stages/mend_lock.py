@@ -21,6 +21,10 @@ def damage(path: Path) -> str | None:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         COMPILED_LOCKFILE_SCHEMA(data)
+        for name, stage in (data.get("stages") or {}).items():
+            for entry in (*stage.get("deps", ()), *stage.get("outs", ())):
+                if "hash" in entry and entry["hash"] not in entry:
+                    return f"{name}: {entry['path']}: no {entry['hash']!r}"
     except (yaml.YAMLError, UnicodeDecodeError, Invalid, TypeError) as error:
         return str(error).splitlines()[0]
     return None

@@ -280,10 +280,13 @@ def test_a_file_beside_a_plugin_reaches_the_stages_of_the_plugins(project: Path,
 
         return write
 
-    assert changed(project, edit("table.csv")) == {(m, "torchscript") for m in MODELS}
+    called = {(m, s) for m in MODELS for s in ("torchscript", "export", "simplify")} | {
+        (e, "quantize") for e in ENGINES
+    }
+    assert changed(project, edit("table.csv")) == called
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (project / "plugins/linked").symlink_to(elsewhere)
-    assert changed(project, edit("linked/table.csv")) == {(m, "torchscript") for m in MODELS}
+    assert changed(project, edit("linked/table.csv")) == called
     assert changed(project, edit(".ipynb_checkpoints/table.csv")) == set()
 
 
