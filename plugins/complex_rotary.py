@@ -26,9 +26,20 @@ def qntz_module_rewrites() -> Iterator[ModuleRewrite]:
 
 
 def a_rotary() -> "nn.Module":
-    from examples.rows.model import ComplexRotary
+    import torch
+    from torch import Tensor, nn
 
-    return ComplexRotary(8)
+    class ComplexRotary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("inverse_frequencies", 10.0 ** -torch.arange(4.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            angle = torch.outer(torch.arange(x.shape[2]).float(), self.inverse_frequencies)
+            pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+            return torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
+
+    return ComplexRotary()
 
 
 def is_complex_rotary(module: "nn.Module") -> bool:

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -141,6 +142,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Writes a whole file; raises ArtifactError as `replacing` does."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_copy(path: Path, source: Path) -> None:
+    """Writes what another file holds; raises ArtifactError as `replacing` does."""
+    with replacing(path) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ count) is not there in the next."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,12 +20,16 @@ class Eager:
     """Runs a model on copies that share its parameters; the model itself is left as it is.
 
     A copy serves until a run has changed something in it. A model that cannot be copied is run itself.
+
+    Attributes:
+        changed: the attributes that a run changed, "encoder.calls", as far as they were seen.
     """
 
     def __init__(self, module: torch.nn.Module, order: Sequence[str]) -> None:
         self.module, self.order = module, tuple(order)
         self._copy: torch.nn.Module | None = None
-        self._state: Any = None
+        self._state: dict[str, Any] = {}
+        self.changed: set[str] = set()
 
     def call(self, inputs: Arrays) -> Any:
         """What forward returns, without gradients; raises ModelError where it refuses the inputs."""
@@ -33,17 +37,23 @@ class Eager:
         try:
             return call(module, inputs, self.order)
         finally:
-            if module is not self.module and _state(module) != self._state:
+            if module is not self.module and (state := _state(module)) != self._state:
+                self.changed |= {name for name in state | self._state if state.get(name) != self._state.get(name)}
                 self._copy = None
 
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs as arrays by name; raises ModelError as `qntz.model.run_model`."""
         return arrays_of(self.call(inputs))
 
+    def in_turn(self, runs: Sequence[Arrays]) -> Iterator[Arrays]:
+        """The outputs of one copy on each of the inputs, in turn."""
+        module = fresh(self.module)
+        return (arrays_of(call(module, inputs, self.order)) for inputs in runs)
+
     def _fresh(self) -> torch.nn.Module:
         if self._copy is None:
             self._copy = fresh(self.module)
-            self._state = _state(self._copy) if self._copy is not self.module else None
+            self._state = _state(self._copy) if self._copy is not self.module else {}
         return self._copy
 
 
@@ -58,9 +68,14 @@ def fresh(module: torch.nn.Module) -> torch.nn.Module:
         return module
 
 
-def _state(module: torch.nn.Module) -> list[Any]:
+def _state(module: torch.nn.Module) -> dict[str, Any]:
     """What a run may change: attributes by value, tensors by identity and version, containers by what they hold."""
-    return [_told(value) for part in module.modules() for name, value in vars(part).items() if name not in _OF_TORCH]
+    return {
+        f"{path}.{name}".lstrip("."): _told(value)
+        for path, part in module.named_modules()
+        for name, value in vars(part).items()
+        if name not in _OF_TORCH
+    }
 
 
 def _told(value: Any) -> Any:

@@ -4,7 +4,7 @@ from stages.entry import Job, run
 
 
 def work(job: Job) -> None:
-    from qntz.artifacts import CAPTURED_JSON, CAPTURED_PROGRAM, CAPTURED_SCRIPT, write_bytes, write_json, write_runs
+    from qntz.artifacts import CAPTURED_JSON, CAPTURED_PROGRAM, CAPTURED_SCRIPT, write_copy, write_json, write_runs
     from qntz.export import SYMBOLICS
     from qntz.model import in_order, load_model
     from qntz.probes import probes_for
@@ -37,7 +37,7 @@ def work(job: Job) -> None:
     source = model.weights or model.torchscript or model.program
     weights = {source: job.inputs["weights"]} if source else {}
     made_from = {**weights, **job.inputs["model_files"], **job.inputs["extra"]}
-    write_bytes(job.of.captured / (CAPTURED_PROGRAM if captured.is_program else CAPTURED_SCRIPT), captured.archive)
+    write_copy(job.of.captured / (CAPTURED_PROGRAM if captured.is_program else CAPTURED_SCRIPT), captured.file)
     index = {"inputs": captured.order, "made_from": made_from, "statements": captured.statements}
     write_json(job.of.captured / CAPTURED_JSON, index)
     write_runs(job.of.probes, probes)

@@ -8,66 +8,75 @@ and torch's own writer then derives the id from the records.
 
 from __future__ import annotations
 
-import io
 import json
 import re
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from qntz.torchscript.places import Places, places_in, statement_of_stack
 
-STEM = "model"
 _WRITTEN_BY_TORCH = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/version")
 _CONSTANT = re.compile(rb"  \w+ : Final\[")
 _SERIALIZATION_ID = ".data/serialization_id"
 
 
-def archive_bytes(module: torch.jit.ScriptModule | torch.export.ExportedProgram) -> bytes:
+Module = torch.jit.ScriptModule | torch.export.ExportedProgram
+
+
+def archive_bytes(module: Module) -> bytes:
     """An archive that torch.jit.load or torch.export.load reads, without what differs between machines."""
-    return archived(module)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name_of(module)
+        write_archive(module, path)
+        return path.read_bytes()
 
 
-def archived(module: torch.jit.ScriptModule | torch.export.ExportedProgram) -> tuple[bytes, Places]:
-    """As `archive_bytes`, and of a ScriptModule the statements that its code comes from; an exported program holds them
-    as the stack traces of its nodes."""
-    saved = io.BytesIO()
-    places: Places = {}
-    if isinstance(module, torch.jit.ScriptModule):
-        torch.jit.save(module, saved)
-        places = places_in(saved)
-    else:
-        torch.export.save(module, saved)
-    target = io.BytesIO()
-    writer = torch._C.PyTorchFileWriter(target)
-    writer.set_min_version(_version(saved))  # by which torch reads the operators' arguments
-    for name, record in _records(saved):
-        writer.write_record(name, record, len(record))
-    writer.write_end_of_file()
-    return target.getvalue(), places
+def name_of(module: Module) -> str:
+    """The name of an archive's file."""
+    return "model.ts" if isinstance(module, torch.jit.ScriptModule) else "model.pt2"
 
 
-def _version(saved: io.BytesIO) -> int:
-    with zipfile.ZipFile(saved) as archive:
-        names = [name for name in archive.namelist() if name.partition("/")[2] in ("version", ".data/version")]
-        return int(archive.read(names[0]))
+def write_archive(module: Module, path: Path) -> Places:
+    """Writes what `archive_bytes` gives to a new file, with one record at a time in memory. Returns of a ScriptModule
+    the statements that its code comes from; an exported program holds them as the stack traces of its nodes."""
+    saved = path.with_name(f"saved-{path.name}")
+    try:
+        script = isinstance(module, torch.jit.ScriptModule)
+        (torch.jit.save if script else torch.export.save)(module, str(saved))
+        with zipfile.ZipFile(saved) as archive, path.open("wb") as target:
+            writer = torch._C.PyTorchFileWriter(target)
+            writer.set_min_version(_version(archive))  # by which torch reads the operators' arguments
+            reader = torch._C.PyTorchFileReader(str(saved))
+            for name, record in _records(archive, reader):
+                writer.write_record(name, record, len(record))
+            writer.write_end_of_file()
+            return places_in(archive) if script else {}
+    finally:
+        saved.unlink(missing_ok=True)
 
 
-def _records(saved: io.BytesIO) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(saved) as archive:
-        for info in archive.infolist():
-            name = info.filename.partition("/")[2]
-            if name.endswith(".debug_pkl") or name in _WRITTEN_BY_TORCH or name == _SERIALIZATION_ID:
-                continue
-            record = archive.read(info)
-            if name.startswith("models/") and name.endswith(".json"):
-                record = json.dumps(_placeless(json.loads(record)), sort_keys=True).encode()
-            elif name.startswith("code/") and name.endswith(".py"):
-                record = b"".join(_in_order(record.splitlines(keepends=True)))
-            yield name, record
+def _version(archive: zipfile.ZipFile) -> int:
+    names = [name for name in archive.namelist() if name.partition("/")[2] in ("version", ".data/version")]
+    return int(archive.read(names[0]))
+
+
+def _records(archive: zipfile.ZipFile, reader: Any) -> Iterator[tuple[str, bytes]]:
+    for info in archive.infolist():
+        name = info.filename.partition("/")[2]
+        if name.endswith(".debug_pkl") or name in _WRITTEN_BY_TORCH or name == _SERIALIZATION_ID:
+            continue
+        record = reader.get_record(name)
+        if name.startswith("models/") and name.endswith(".json"):
+            record = json.dumps(_placeless(json.loads(record)), sort_keys=True).encode()
+        elif name.startswith("code/") and name.endswith(".py"):
+            record = b"".join(_in_order(record.splitlines(keepends=True)))
+        yield name, record
 
 
 def _in_order(code: list[bytes]) -> Iterator[bytes]:

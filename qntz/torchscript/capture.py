@@ -3,8 +3,8 @@ counts."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import io
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -42,13 +42,23 @@ from qntz.model import (
     tensors,
 )
 from qntz.records import Arrays, Capture, Provided, RewriteProof
-from qntz.torchscript.archive import archived
-from qntz.torchscript.further import Shapes, axes_of, extreme_inputs, further_inputs, resized, shapes_of
+from qntz.torchscript.archive import name_of, write_archive
+from qntz.torchscript.functions import noted
+from qntz.torchscript.further import (
+    Shapes,
+    apart,
+    axes_of,
+    extreme_inputs,
+    further_inputs,
+    resized,
+    shapes_of,
+    small_inputs,
+)
 from qntz.torchscript.mixed import NO_LEAK, Evidence, evidence_of, mixed
 from qntz.torchscript.paths import joined_paths
 from qntz.torchscript.places import Places
 from qntz.torchscript.program import excluded, program_of
-from qntz.torchscript.rewrite import Rewritten, is_telling, rewritten
+from qntz.torchscript.rewrite import Rewritten, functions_of, is_telling, rewritten
 from qntz.torchscript.routes import Plain, joined, place_of, scripted, settled, traced
 
 TOLD = {
@@ -64,9 +74,10 @@ ORDER = ("trace", "mixed", "script", "paths", "dynamo")
 REWRITES = ("qntz_module_rewrites", "qntz_function_rewrites")
 """The hooks that give the rewrites of a capture, in the order in which they apply."""
 LIMITS = {"seconds": "torchscript.seconds", "memory": "torchscript.memory_gib"}
-WORK = 5e10
+WORK = 1e10
 """Floating point operations that the eager model may take on inputs which `auto` makes."""
-FURTHER = (2, 24)  # the fewest and the most of them
+FURTHER = (1, 24)  # the fewest and the most of them
+LARGE = 8  # of so few the first are small
 EXCLUDED = 6  # sizes that are tried of those that an exported program's guards exclude
 
 
@@ -85,7 +96,8 @@ class Captured(Capture):
 
     Attributes:
         method: a route's name, or "saved" (it came as TorchScript or as an exported program). why: in words.
-        archive: the module as a file that torch.jit.load or torch.export.load reads, the same bytes everywhere.
+        file: the module as torch.jit.load or torch.export.load reads it, the same bytes everywhere; it is there as long
+        as the capture is.
         parity: the worst difference from the eager model on each probe. warnings: what torch warned of, sorted.
         tried: the routes that were tried before it. training: the submodules that were in training mode and were
         captured in evaluation mode. rewrites: what became of each.
@@ -93,12 +105,18 @@ class Captured(Capture):
 
     method: str
     why: str
-    archive: bytes = field(repr=False)
+    file: Path
     parity: tuple[Difference, ...]
     warnings: tuple[str, ...] = ()
     tried: tuple[Tried, ...] = ()
     training: tuple[str, ...] = ()
     rewrites: tuple[RewriteProof, ...] = ()
+    folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)  # that the file is in
+
+    @property
+    def archive(self) -> bytes:
+        """The bytes of the file."""
+        return self.file.read_bytes()
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -165,8 +183,11 @@ def capture(
     _require_evaluation(eager, inputs[0], order)
     with evaluated(eager) as training:
         work = _Work(eager, inputs, shapes or shapes_of(inputs, dims or {}), dims or {}, tolerance)
+        work.require_sane()
         if isinstance(eager, (torch.jit.ScriptModule, ProgramModule)):
-            return work.captured(work.saved())
+            work.require_repeatable()
+            folder = tempfile.TemporaryDirectory()
+            return replace(work.captured(work.saved(Path(folder.name))), folder=folder)
         written = OPSET if opset is None else opset
         if rewrites is None or symbolics is None:
             installed = plugins.load(Path.cwd(), "torchscript")
@@ -174,7 +195,10 @@ def capture(
                 rewrites = [one for hook in REWRITES for one in installed.provided(hook)]
             if symbolics is None:
                 symbolics = [one for hook in SYMBOLICS for one in installed.provided(hook, opset=written)]
-        work.rewritten = rewritten(eager, rewrites, inputs, order, opset=written, require=require, forbid=forbid)
+        called = work.require_repeatable(functions_of(rewrites, written, forbid))
+        work.rewritten = rewritten(
+            eager, rewrites, inputs, order, opset=written, require=require, forbid=forbid, called=called
+        )
         if method != "auto":
             found = work.route(method, seconds, memory)
             found = replace(found, why="; ".join(filter(None, (f"torchscript.method is {method}", found.why))))
@@ -184,19 +208,16 @@ def capture(
     return replace(found, training=training, rewrites=work.rewritten.proofs)
 
 
-def _loaded(archive: bytes, method: str) -> torch.jit.ScriptModule | torch.export.ExportedProgram:
+def _loaded(file: Path, method: str) -> torch.jit.ScriptModule | torch.export.ExportedProgram:
     if method == "dynamo":
         with quiet():
-            return torch.export.load(io.BytesIO(archive))
-    with tempfile.NamedTemporaryFile(suffix=".ts") as file:  # torch reads a file several times faster than bytes
-        file.write(archive)
-        file.flush()
-        return torch.jit.load(file.name)
+            return torch.export.load(file)
+    return torch.jit.load(str(file))
 
 
 def _plain_fields(captured: Captured) -> dict[str, Any]:
     """What of a capture another process can be told, but for its inputs."""
-    names = ("archive", "statements", "method", "why", "parity", "warnings")
+    names = ("file", "statements", "method", "why", "parity", "warnings")
     return {name: getattr(captured, name) for name in names}
 
 
@@ -223,14 +244,13 @@ def _first(work: _Work, trial: Callable[[Capture], Exported], seconds: float, me
 
     work.add_further()
     tried: list[Tried] = []
-    for route in ORDER:
-        try:
-            found = work.route(route, seconds, memory, trial)
-        except QntzError as error:
-            tried.append(Tried(route, f"{error.what}: {error.why}" if error.why else error.what, error.where))
-            continue
-        why = "; ".join(filter(None, (f"the first of {', '.join(ORDER)} that is right", found.why)))
-        return replace(found, why=why, tried=tuple(tried))
+    found = _first_right(work, trial, seconds, memory, tried)
+    if found is None and work.apart:  # sizes that are one in all that was given are taken to be one
+        work.let_apart_be_refused()
+        tried.clear()
+        found = _first_right(work, trial, seconds, memory, tried)
+    if found is not None:
+        return replace(found, tried=tuple(tried))
     raise CaptureError(
         "no route captures the model",
         where=next((one.where for one in tried if ".py:" in one.where), ""),
@@ -238,6 +258,22 @@ def _first(work: _Work, trial: Callable[[Capture], Exported], seconds: float, me
         do="Run qntz check, which names the lines, and rewrite them or provide a rewrite.",
         tried=tuple(tried),
     )
+
+
+def _first_right(
+    work: _Work, trial: Callable[[Capture], Exported], seconds: float, memory: int, tried: list[Tried]
+) -> Captured | None:
+    """By the first route that is right on all inputs; None where none is. Adds those that are not to `tried`."""
+    for route in ORDER:
+        try:
+            found = work.route(route, seconds, memory, trial)
+        except QntzError as error:
+            tried.append(Tried(route, f"{error.what}: {error.why}" if error.why else error.what, error.where))
+            continue
+        return replace(
+            found, why="; ".join(filter(None, (f"the first of {', '.join(ORDER)} that is right", found.why)))
+        )
+    return None
 
 
 def _apart(work: Callable[[], Any], what: str, seconds: float, memory: int) -> Any:
@@ -256,10 +292,10 @@ def _apart(work: Callable[[], Any], what: str, seconds: float, memory: int) -> A
 
 @dataclass(frozen=True)
 class Made:
-    """What a route made: the module, its archive and the statements that this comes from, how, why, and warnings."""
+    """What a route made: the module, its file and the statements that this comes from, how, why, and warnings."""
 
     module: Any
-    archive: bytes
+    file: Path
     statements: Places
     method: str
     why: str
@@ -286,11 +322,51 @@ class _Work:
         tensors_alone = type(raw) is tuple and all(isinstance(one, torch.Tensor) for one in raw)
         self.flat = isinstance(raw, torch.Tensor) or tensors_alone
         self.golden = [arrays_of(raw), *(self.eager.run(one) for one in inputs[1:])]
-        _require_sane(self.golden, self.order)
-        _require_repeatable(self.eager.run(inputs[0]), self.golden[0])
+        self.operations = 1
         self.further: list[Arrays] = []
         self.wanted: list[Arrays] = []
         self.extreme: list[tuple[Arrays, Arrays]] = []
+        self.apart: list[Arrays] = []
+        self.optional: list[tuple[Arrays, Arrays]] = []
+
+    def require_sane(self) -> None:
+        """Raises ModelError for outputs that cannot be compared."""
+        _require_sane(self.golden, self.order)
+
+    def require_repeatable(self, rewrites: Sequence[Provided] = ()) -> frozenset[str] | None:
+        """The names of those rewrites whose functions the model calls, None where that cannot be told. Raises
+        ModelError where the example does not give the same outputs again. The same run counts the operations, since
+        each run of a large model is dear."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        again = None
+        with noted(rewrites) as called, contextlib.suppress(ModelError), FlopCounterMode(display=False) as counter:
+            again = self.eager.run(self.inputs[0])
+        self.operations = max(counter.get_total_flops(), 1)
+        watched = again is not None
+        if again is None or _differ(again, self.golden[0]):  # which watching it may have brought about
+            again = self.eager.run(self.inputs[0])
+        if _differ(again, self.golden[0]):
+            raise ModelError(
+                "the model is not deterministic",
+                why="the same input gave two outputs",
+                do="Remove randomness from forward.",
+            )
+        if self.eager.changed:
+            self._require_no_memory()
+        return frozenset(called) if watched else None
+
+    def _require_no_memory(self) -> None:
+        """Raises ModelError where what a run leaves in the model changes the outputs of another."""
+        order = [0, *range(len(self.inputs)), 0]
+        for index, outputs in zip(order, self.eager.in_turn([self.inputs[i] for i in order]), strict=True):
+            if _differ(outputs, self.golden[index]):
+                raise ModelError(
+                    "the model remembers earlier inputs",
+                    where=", ".join(sorted(self.eager.changed)[:3]),
+                    why=f"after others, probe {index} gave other outputs",
+                    do="Make what it remembers an input and an output, or clear it at the start of forward.",
+                )
 
     @property
     def example(self) -> Arrays:
@@ -301,18 +377,46 @@ class _Work:
 
     def add_further(self) -> None:
         """Makes further inputs, as far as the eager model takes them, within a bound that the model's size gives."""
-        from torch.utils.flop_counter import FlopCounterMode
-
-        with FlopCounterMode(display=False) as counter:
-            self.eager.call(self.inputs[0])
         fewest, most = FURTHER
-        count = max(fewest, min(most, int(WORK / max(counter.get_total_flops(), 1))))
+        count = max(fewest, min(most, int(WORK / self.operations)))
+        if count < LARGE:
+            for inputs in small_inputs(self.inputs, self.shapes, self.dims):
+                if len(self.further) < count:
+                    self._add(inputs)
         for inputs in further_inputs(self.inputs, self.shapes, self.dims):
             if len(self.further) < count:
                 self._add(inputs)
+        for group in apart(self.inputs, self.shapes, self.dims):
+            if len(self.further) + len(group) <= count:
+                self._add_apart(group)
         for inputs in extreme_inputs(self.inputs):
             if len(self.further) + len(self.extreme) < count and (outputs := self._eager(inputs)) is not None:
                 self.extreme.append((inputs, outputs))
+
+    def _add_apart(self, group: Sequence[Arrays]) -> None:
+        """Adds inputs with one size changed of those that are one in all that was given. Where the model did not look
+        at what was changed (a mask that masks nothing), its taking them tells nothing, and a capture may refuse them.
+        """
+        taken = [(inputs, outputs) for inputs in group if (outputs := self._eager(inputs)) is not None]
+        idle = [pair for pair in taken if not _differ(pair[1], self.golden[-1])]
+        if len(group) - len(idle) < 2:
+            self.optional += taken
+            return
+        self.optional += idle
+        for pair in taken:
+            if not any(pair is one for one in idle):
+                self.apart.append(pair[0])
+                self.further.append(pair[0])
+                self.wanted.append(pair[1])
+
+    def let_apart_be_refused(self) -> None:
+        """From now on a capture may refuse inputs whose sizes differ that are one in all that were given."""
+        moved = {id(one) for one in self.apart}
+        pairs = list(zip(self.further, self.wanted, strict=True))
+        self.optional += [pair for pair in pairs if id(pair[0]) in moved]
+        self.further = [inputs for inputs, _ in pairs if id(inputs) not in moved]
+        self.wanted = [outputs for inputs, outputs in pairs if id(inputs) not in moved]
+        self.apart = []
 
     def _eager(self, inputs: Arrays) -> Arrays | None:
         """The eager model's outputs; None where it refuses the inputs, gives others, or NaN."""
@@ -332,12 +436,14 @@ class _Work:
         self.wanted.append(outputs)
         return True
 
-    def saved(self) -> Made:
+    def saved(self, folder: Path) -> Made:
         if isinstance(self.module, ProgramModule):
-            program = self.module.program
-            return Made(program, *archived(program), "saved", "the model came as a saved exported program")
-        script = settled(self.module, self.inputs[0], self.order, self.flat)
-        return Made(script, *archived(script), "saved", "the model came as a saved TorchScript file")
+            module, why = self.module.program, "the model came as a saved exported program"
+        else:
+            module = settled(self.module, self.inputs[0], self.order, self.flat)
+            why = "the model came as a saved TorchScript file"
+        file = folder / name_of(module)
+        return Made(module, file, write_archive(module, file), "saved", why)
 
     def route(
         self, method: str, seconds: float, memory: int, trial: Callable[[Capture], Exported] | None = None
@@ -350,18 +456,20 @@ class _Work:
             much. What `trial` raises.
         """
         count = len(self.further)
+        folder = tempfile.TemporaryDirectory()
 
         def make() -> dict[str, Any]:
             with self.rewritten.in_force():
                 module, told, warned = self._made(method)
+            file = Path(folder.name) / name_of(module)
             try:
-                archive, statements = archived(module)
+                statements = write_archive(module, file)
             except RuntimeError as error:
                 raise CaptureError("the captured model cannot be saved", why=one_line(error)) from error
-            module = _loaded(archive, method)
+            module = _loaded(file, method)
             if method == "dynamo":
                 self._add_excluded(module)
-            found = self.captured(Made(module, archive, statements, method, told, warned))
+            found = self.captured(Made(module, file, statements, method, told, warned))
             exported = trial(found) if trial is not None else None
             added = {"further": self.further[count:], "wanted": self.wanted[count:]}
             return {**_plain_fields(found), "exported": exported, **added}
@@ -369,7 +477,7 @@ class _Work:
         told = _apart(make, f"the {method} route", seconds, memory)
         self.further += told.pop("further")
         self.wanted += told.pop("wanted")
-        return Captured(module=_loaded(told["archive"], method), **self._compared_on(), **told)
+        return Captured(module=_loaded(told["file"], method), folder=folder, **self._compared_on(), **told)
 
     def _compared_on(self) -> dict[str, Any]:
         """What a capture tells of its inputs."""
@@ -435,8 +543,13 @@ class _Work:
         Raises:
             CaptureError: naming the inputs on which it is not.
         """
-        beyond = [*self.further, *(one for one, _ in self.extreme)]
         method = made.method
+        for pair in self.optional:
+            with contextlib.suppress(CaptureError):
+                self._outputs(made.module, pair[0], method)
+                self.further.append(pair[0])
+                self.wanted.append(pair[1])
+        beyond = [*self.further, *(one for one, _ in self.extreme)]
         outputs = [self._outputs(made.module, one, method) for one in (*self.inputs, *beyond)]
         advice = {"trace": "Set torchscript.method to auto, or r"}
         do = f"{advice.get(method, 'R')}ewrite what depends on the input's values or sizes."
@@ -451,7 +564,7 @@ class _Work:
             raise CaptureError(f"{method} captures another model", why=error.why, do=do) from error
         return Captured(
             module=made.module,
-            archive=made.archive,
+            file=made.file,
             statements=made.statements,
             **self._compared_on(),
             method=made.method,
@@ -516,13 +629,8 @@ def _require_sane(golden: Sequence[Arrays], inputs: Sequence[str]) -> None:
             )
 
 
-def _require_repeatable(again: Arrays, first: Arrays) -> None:
-    if any(not np.array_equal(again[name], array) for name, array in first.items()):
-        raise ModelError(
-            "the model is not deterministic",
-            why="the same input gave two outputs",
-            do="Remove randomness from forward.",
-        )
+def _differ(again: Arrays, first: Arrays) -> bool:
+    return again.keys() != first.keys() or any(not np.array_equal(again[name], one) for name, one in first.items())
 
 
 def record(captured: Captured, tolerance: float, eager: torch.nn.Module) -> dict[str, Any]:

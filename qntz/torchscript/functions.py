@@ -72,6 +72,27 @@ def recorded(rewrites: Sequence[Provided]) -> Iterator[dict[str, Calls]]:
         yield calls
 
 
+@contextlib.contextmanager
+def noted(rewrites: Sequence[Provided]) -> Iterator[set[str]]:
+    """Yields the names of the rewrites whose functions are called, as they are called; nothing is replaced."""
+    called: set[str] = set()
+    owners = {name: provided.record for name, _, _, provided in _functions(rewrites)}
+
+    def watched(name: str, given: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+        record = owners[name]
+
+        @functools.wraps(original, assigned=("__name__", "__doc__"), updated=())
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if record.name not in called and (record.match is None or record.match(*args, **kwargs)):
+                called.add(record.name)
+            return original(*args, **kwargs)
+
+        return call
+
+    with _patched({name: (given, original) for name, given, original, _ in _functions(rewrites)}, watched):
+        yield called
+
+
 def difference(got: Any, wanted: Any) -> float:
     """The worst error over the largest magnitude of the tensors in two outputs; infinite where they are not alike."""
     mine, others = plain_leaves(got), plain_leaves(wanted)

@@ -19,7 +19,7 @@ LONGER = (1, 3)  # elements that are added to a dimension
 
 def further_inputs(given: Sequence[Arrays], shapes: Shapes, dims: Mapping[str, DimConfig]) -> Iterator[Arrays]:
     """Made of the first and the last given inputs, the most telling first. Whole numbers and truths may stand for
-    something, and are only put in another order. Sizes that have one name change together, then each alone."""
+    something, and are only put in another order. Sizes that have one name change together."""
     first, last = given[0], given[-1]
     groups = axes_of(shapes)
     yield scaled(first, -1.0)
@@ -30,13 +30,38 @@ def further_inputs(given: Sequence[Arrays], shapes: Shapes, dims: Mapping[str, D
         for other in dict.fromkeys((min(size + LONGER[0], most), least, min(size + LONGER[1], most))):
             if other != size:
                 yield resized(last, axes, other)
-        if len(axes) > 1 and label not in dims:
-            for one in axes:  # together in the given inputs, which may be by chance
-                yield resized(last, [one], size + LONGER[0])
     for factor in FACTORS:
         yield scaled(first, factor)
         if len(given) > 1:
             yield scaled(last, -factor)
+
+
+def apart(given: Sequence[Arrays], shapes: Shapes, dims: Mapping[str, DimConfig]) -> Iterator[list[Arrays]]:
+    """For sizes that are one in all given inputs, though nobody has said that they are: the last given inputs with each
+    of them changed alone."""
+    last = given[-1]
+    for label, axes in axes_of(shapes).items():
+        if len(axes) > 1 and label not in dims:
+            yield [resized(last, [(name, axis)], last[name].shape[axis] + LONGER[0]) for name, axis in axes]
+
+
+def small_inputs(given: Sequence[Arrays], shapes: Shapes, dims: Mapping[str, DimConfig]) -> Iterator[Arrays]:
+    """Other values, with the smallest sizes that were not given: of all dimensions, then of each."""
+    smaller = {}
+    for label, axes in axes_of(shapes).items():
+        name, axis = axes[0]
+        seen = {one[name].shape[axis] for one in given}
+        bounds = dims[label] if label in dims else DimConfig(1, 1, 2 * max(seen))
+        smaller[label] = next((s for s in range(bounds.min, bounds.max + 1) if s not in seen), None), axes
+    turned = scaled(given[0], -1.0)
+    sizes = [(size, axes) for size, axes in smaller.values() if size is not None]
+    together = turned
+    for size, axes in sizes:
+        together = resized(together, axes, size)
+    yield together
+    if len(sizes) > 1:
+        for size, axes in sizes:
+            yield resized(turned, axes, size)
 
 
 def extreme_inputs(given: Sequence[Arrays]) -> Iterator[Arrays]:

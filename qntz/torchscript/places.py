@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import io
 import pickle
 import re
 import zipfile
@@ -22,19 +21,18 @@ _STACK = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')  # of an
 _OWN = (f"{torch.__path__[0]}/", f"{__file__.rpartition('/torchscript/')[0]}/")
 
 
-def places_in(saved: io.BytesIO) -> Places:
+def places_in(archive: zipfile.ZipFile) -> Places:
     """What an archive, as torch.jit.save writes it, tells of its code."""
     found: Places = {}
-    with zipfile.ZipFile(saved) as archive:
-        names = archive.namelist()
-        for name in names:
-            code, _, rest = name.rpartition(".debug_pkl")
-            if rest or code not in names:
-                continue
-            spans = _spans(pickle.loads(archive.read(name)))
-            places = _placed(spans, archive.read(code).decode())
-            if places:
-                found[code.partition("/code/")[2]] = places
+    names = archive.namelist()
+    for name in names:
+        code, _, rest = name.rpartition(".debug_pkl")
+        if rest or code not in names:
+            continue
+        spans = _spans(pickle.loads(archive.read(name)))
+        places = _placed(spans, archive.read(code).decode())
+        if places:
+            found[code.partition("/code/")[2]] = places
     return found
 
 

@@ -7,7 +7,7 @@ computes something else is an error, where qntz does not ship it: then it is lef
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,6 +52,7 @@ def rewritten(
     opset: int = 20,
     require: Sequence[str] = (),
     forbid: Sequence[str] = (),
+    called: Collection[str] | None = None,
 ) -> Rewritten:
     """A copy of the model with every matching submodule replaced, the functions to replace, and a proof for each
     rewrite. `module` is unchanged.
@@ -62,6 +63,7 @@ def rewritten(
         probes: inputs by name; each replacement is run on what the original gets when the model runs them.
         order: the input names in the order of forward's parameters. opset: of the export.
         require, forbid: names of rewrites that must fire, and that must not be applied.
+        called: of those whose functions the model, as it is, calls; None where that is not known.
 
     Raises:
         RewriteError: a required rewrite is unknown or did not fire, or a replacement's output differs.
@@ -72,7 +74,13 @@ def rewritten(
         if name not in names:
             raise RewriteError(f"no rewrite {name!r}", where="torchscript", do=did_you_mean(name, names))
     with evaluated(module):
-        return _Rewriting(module, probes, order, require).after(rewrites, opset, forbid)
+        return _Rewriting(module, probes, order, require).after(rewrites, opset, forbid, called)
+
+
+def functions_of(rewrites: Sequence[Provided], opset: int, forbid: Sequence[str] = ()) -> list[Provided]:
+    """The rewrites of functions that apply."""
+    given = (one for one in rewrites if isinstance(one.record, FunctionRewrite) and one.record.name not in forbid)
+    return applicable(given, opset)[0]
 
 
 @dataclass
@@ -88,7 +96,9 @@ class _Rewriting:
     fired: dict[str, tuple[tuple[str, ...], float]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
-    def after(self, rewrites: Sequence[Provided], opset: int, forbid: Sequence[str]) -> Rewritten:
+    def after(
+        self, rewrites: Sequence[Provided], opset: int, forbid: Sequence[str], called: Collection[str] | None
+    ) -> Rewritten:
         self.reasons |= dict.fromkeys(forbid, "forbidden")
         fit, unfit = applicable((one for one in rewrites if one.record.name not in forbid), opset)
         self.reasons |= unfit
@@ -97,6 +107,10 @@ class _Rewriting:
         for provided in fit:
             if isinstance(provided.record, ModuleRewrite):
                 self._held_to(provided, partial(self._replace, provided, original))
+        if called is not None and self.module is original:
+            uncalled = [one.record.name for one in self.functions if one.record.name not in called]
+            self.reasons |= dict.fromkeys(uncalled, UNCALLED)
+            self.functions = [one for one in self.functions if one.record.name in called]
         functions = self._called(self.functions)
         for provided in rewrites:
             name = provided.record.name

@@ -16,7 +16,7 @@ from qntz.config import DimConfig
 from qntz.errors import CaptureError, ConfigError, ModelError
 from qntz.export import export
 from qntz.torchscript import ORDER, capture, record
-from qntz.torchscript.further import further_inputs, resized, scaled, shapes_of
+from qntz.torchscript.further import apart, further_inputs, resized, scaled, shapes_of, small_inputs
 from tests.torchscript import routed
 
 RNG = np.random.default_rng(0)
@@ -193,12 +193,102 @@ def test_sizes_that_differ_have_one_name_where_they_always_agree() -> None:
     sizes = [(one["a"].shape[0], one["b"].shape[1]) for one in further_inputs(given, shapes_of(given, {}), {})]
     assert (4, 4) in sizes
     assert (1, 1) in sizes
-    assert (4, 3) in sizes
+    (group,) = apart(given, shapes_of(given, {}), {})
+    assert [(one["a"].shape[0], one["b"].shape[1]) for one in group] == [(4, 3), (3, 4)]
+    assert not list(apart(given, {"a": ("n", 5), "b": (5, "n")}, {"n": DimConfig(1, 2, 9)}))  # it was said
     sizes = [
         (one["a"].shape[0], one["b"].shape[1])
         for one in further_inputs(given, {"a": ("n", 5), "b": (5, "n")}, {"n": DimConfig(2, 2, 3)})
     ]
     assert set(sizes) == {(2, 2), (3, 3)}
+
+
+class Annealed(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x / self.calls
+
+
+class FirstMean(torch.nn.Module):
+    """Keeps the mean of the first inputs, with which it gives the same for the same inputs from then on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = None
+
+    def forward(self, x):
+        if self.mean is None:
+            self.mean = x.mean()
+        return x - self.mean
+
+
+class Counting(torch.nn.Module):
+    """Keeps what its outputs do not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.last = 0, None
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = x.sum(1)
+        return x * self.last[:, None]
+
+
+@pytest.mark.parametrize(("model", "name"), [(Annealed(), "calls"), (FirstMean(), "mean")])
+def test_a_model_that_remembers_its_inputs_is_refused(model: torch.nn.Module, name: str) -> None:
+    with pytest.raises(ModelError, match=f"{name}: the model remembers earlier inputs"):
+        capture(model, GIVEN[0], GIVEN[1:])
+
+
+def test_what_a_model_keeps_and_does_not_use_again_is_no_memory() -> None:
+    captured = capture(Counting(), {"x": torch.ones(3, 2)}, [{"x": torch.ones(5, 2)}])
+    assert captured.module(torch.tensor([[1.0, 2], [3, 4]])).tolist() == [[3, 6], [21, 28]]
+
+
+class Masking(torch.nn.Module):
+    """Looks at its mask where that masks something, or a trace is recorded, as models of transformers do."""
+
+    def forward(self, x, mask):
+        if not torch.jit.is_tracing() and bool(mask.all()):
+            return x * 2
+        return x * 2 * mask
+
+
+def test_sizes_that_agree_need_not_be_taken_apart_where_the_model_did_not_look_at_one() -> None:
+    x = torch.arange(12.0).reshape(3, 4)
+    given = [{"x": x, "mask": torch.ones(3, 4) > 0}, {"x": x[:2] + 1, "mask": torch.ones(2, 4) > 0}]
+    captured = capture(Masking(), given[0], given[1:])
+    assert captured.method == "trace"
+    half = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 1]]) > 0
+    assert torch.equal(captured.module(x, half), x * 2 * half)
+
+
+class Added(torch.nn.Module):
+    """Takes sizes of its inputs that differ, which its trace does not: that repeats what was the same."""
+
+    def forward(self, a, b):
+        return torch.stack([row * b.sum() for row in a]) + b.mean()
+
+
+def test_sizes_that_agree_by_chance_are_taken_apart() -> None:
+    a, b = torch.ones(3, 2), torch.arange(3.0)
+    captured = capture(Added(), {"a": a, "b": b}, [{"a": a[:2], "b": b[:2] + 1}])
+    assert captured.method != "trace"
+    got = captured.module(torch.ones(5, 2), torch.ones(4))
+    assert torch.equal(got, torch.full((5, 2), 5.0))
+
+
+def test_of_a_large_model_the_made_inputs_are_small() -> None:
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4) + 1
+    given = [{"x": x}, {"x": np.concatenate([x, x])[:3, :2]}]
+    first, *others = small_inputs(given, {"x": ("n", "m", 4)}, {"n": DimConfig(1, 2, 9), "m": DimConfig(2, 3, 5)})
+    np.testing.assert_array_equal(first["x"], -np.flip(x)[:1, [0, 1, 2, 0]])  # 1 and 4 are the least that are new
+    assert [one["x"].shape for one in others] == [(1, 3, 4), (2, 4, 4)]
 
 
 def test_made_inputs() -> None:
