@@ -19,6 +19,8 @@ from qntz.errors import ArtifactError
 if TYPE_CHECKING:
     import numpy as np
 
+    from qntz.packed import Packed
+
 BUILD = Path("build")
 CAPTURED_SCRIPT = "model.ts"  # in the folder captured/, or
 CAPTURED_PROGRAM = "model.pt2"
@@ -148,6 +150,18 @@ def write_copy(path: Path, source: Path) -> None:
     """Writes what another file holds; raises ArtifactError as `replacing` does."""
     with replacing(path) as temporary:
         shutil.copyfile(source, temporary)
+
+
+def write_model(path: Path, model: Packed, *, both: bool = False) -> None:
+    """Writes an ONNX model, and its weights beside it where they do not fit; `both`: also a file that says so where
+    they do. Raises ArtifactError as `replacing` does.
+    """
+    from qntz.packed import NONE, data_of
+
+    model = model.named(path.name)
+    if model.weights or both:
+        write_bytes(data_of(path), model.weights or NONE)
+    write_bytes(path, model.data)
 
 
 def write_text(path: Path, text: str) -> None:

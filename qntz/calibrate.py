@@ -17,8 +17,8 @@ import numpy as np
 
 from qntz import ort
 from qntz.errors import DataError, QntzError, one_line
-from qntz.graph import read_model
 from qntz.histograms import BINS, Histogram, histogram_of
+from qntz.packed import packed, read_model
 from qntz.quantizable import candidates
 from qntz.records import Arrays, Progress
 
@@ -107,7 +107,7 @@ class _Tally:
         # As graph outputs they keep their names and values through every optimisation.
         present = {value.name for value in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.taps if name not in present)
-        self.session = ort.session(model.SerializeToString(), threads=1)
+        self.session = ort.session(packed(model, "tapped.onnx"), threads=1)
         # A fixed first dimension above 1 is the model's own batch size, which cannot be split.
         self.split = split and all(
             not isinstance(size, int) or size == 1 for a in self.session.get_inputs() for size in a.shape[:1]

@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import onnx
 
-from qntz.errors import ArtifactError, ExportError, one_line
-
 _LARGE_WEIGHT = 2**16  # bytes; smaller ones may be shapes, which the inference asks for
-LARGEST_MODEL = 2**31 - 1  # protobuf's limit for one message, in bytes
 MADE_FROM = "qntz.made_from"  # a key of the model's metadata
 
 
@@ -35,16 +31,6 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """All nodes, those of subgraphs included, graph by graph."""
     for inner in graphs_of(graph):
         yield from inner.node
-
-
-def read_model(path: Path) -> onnx.ModelProto:
-    """The ONNX model of a file; raises ArtifactError where it is missing or none."""
-    try:
-        return onnx.load(str(path))
-    except FileNotFoundError:
-        raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
-    except Exception as error:
-        raise ArtifactError("is no ONNX model", where=str(path), why=one_line(error)) from error
 
 
 def operators(model: onnx.ModelProto) -> dict[str, int]:
@@ -71,9 +57,9 @@ def default_opset(model: onnx.ModelProto) -> int:
     return next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
 
 
-def check(model: onnx.ModelProto) -> None:
-    """ONNX's own check with shape inference, of the graph without its large weights, which would be copied three times;
-    raises what that raises."""
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its large weights as inputs of the same names: to check, to infer shapes in, to fold, all of which
+    would copy them, or could not beyond 2 GB."""
     graph = onnx.GraphProto(name=model.graph.name)
     graph.node.extend(model.graph.node)
     for field in ("input", "output", "value_info"):
@@ -86,18 +72,37 @@ def check(model: onnx.ModelProto) -> None:
     bare = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
     bare.opset_import.extend(model.opset_import)
     bare.functions.extend(model.functions)
-    onnx.checker.check_model(bare, full_check=True)
+    return bare
 
 
-def model_bytes(model: onnx.ModelProto, where: str) -> bytes:
-    """The model's bytes, the same for the same model; raises ExportError beyond 2 GB."""
-    try:
-        data = model.SerializeToString(deterministic=True)
-    except ValueError as error:  # protobuf's own limit
-        raise ExportError("the model is too large", where=where, why=f"ONNX files end at 2 GB: {error}") from error
-    if len(data) > LARGEST_MODEL:
-        raise ExportError(f"the model has {len(data)} bytes", where=where, why="ONNX files end at 2 GB")
-    return bytes(data)
+def with_weights(bare: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    """Puts back into what was made of `without_weights(model)` those weights that it still has as inputs."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    fed = {value.name for value in model.graph.input}
+    inputs = list(bare.graph.input)
+    used = {name for node in nodes_of(bare.graph) for name in node.input} | {one.name for one in bare.graph.output}
+    del bare.graph.input[:]
+    for value in inputs:
+        if value.name in fed or value.name not in weights:
+            bare.graph.input.append(value)
+        elif value.name in used:
+            bare.graph.initializer.append(weights[value.name])
+
+
+def check(model: onnx.ModelProto, *, full: bool = True) -> None:
+    """ONNX's own check, with shape inference where it is to be full; raises what that raises."""
+    onnx.checker.check_model(without_weights(model), full_check=full)
+
+
+def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model with the shapes of its tensors; raises onnx.shape_inference.InferenceError."""
+    told = onnx.shape_inference.infer_shapes(without_weights(model)).graph
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    for field in ("node", "output", "value_info"):
+        del getattr(whole.graph, field)[:]
+        getattr(whole.graph, field).extend(getattr(told, field))
+    return whole
 
 
 def made_from(model: onnx.ModelProto) -> dict[str, str]:

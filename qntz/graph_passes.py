@@ -10,7 +10,8 @@ import onnx
 from qntz import ort
 from qntz.compare import differences
 from qntz.errors import ExportError, PluginError, RewriteError, did_you_mean, one_line
-from qntz.graph import default_opset, folded, model_bytes, operators
+from qntz.graph import default_opset, folded, inferred, operators
+from qntz.packed import Packed, packed, size_of
 from qntz.records import Arrays, Provided
 from qntz.versions import unmet
 
@@ -25,7 +26,7 @@ def by_patterns(*rules: Any) -> Callable[[onnx.ModelProto], tuple[onnx.ModelProt
         from onnxscript.rewriter import RewriteRuleClassBase, RewriteRuleSet
 
         known = [r.rule() if isinstance(r, type) and issubclass(r, RewriteRuleClassBase) else r for r in rules]
-        graph = onnx_ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model))
+        graph = onnx_ir.serde.deserialize_model(inferred(model))
         count = RewriteRuleSet(known).apply_to_model(graph)
         return (onnx_ir.serde.serialize_model(graph), count) if count else (model, 0)
 
@@ -67,11 +68,11 @@ def apply_passes(
         fired, error = 0, None
         reason = "forbidden" if name in forbid else unmet(provided, opset)
         if not reason:
-            before = model_bytes(model, name) if probes else b""
-            size = operators(model), model.ByteSize()
+            before = packed(model, "before.onnx") if probes else None
+            size = operators(model), size_of(model)
             model, fired = _applied(model, provided)
             reason = "" if fired else "the graph has nothing that it matches"
-            error = _proven(before, model, provided, probes) if fired and probes else None
+            error = _proven(before, model, provided, probes) if fired and before is not None else None
         if name in require and not fired:
             raise RewriteError(
                 f"graph pass {name!r} is required and did not fire",
@@ -81,19 +82,19 @@ def apply_passes(
             )
         proof: dict[str, Any] = {"error": error, "tolerance": provided.record.tolerance}
         if fired:
-            proof |= folded(size, (operators(model), model.ByteSize()))
+            proof |= folded(size, (operators(model), size_of(model)))
         told.append({"name": name, "provider": provider, "fired": fired, "reason": reason, **proof})
     return model, told
 
 
-def _proven(before: bytes, after: onnx.ModelProto, provided: Provided, probes: Sequence[Arrays]) -> float | None:
+def _proven(before: Packed, after: onnx.ModelProto, provided: Provided, probes: Sequence[Arrays]) -> float | None:
     """How far the outputs are from those before the pass; None where ONNX Runtime does not run what was before it."""
     name, tolerance = provided.record.name, provided.record.tolerance
     try:
         wanted = ort.run_all(before, probes)
     except ExportError:
         return None
-    worst = max(differences(ort.run_all(model_bytes(after, name), probes), wanted), key=lambda one: one.error)
+    worst = max(differences(ort.run_all(packed(after, "after.onnx"), probes), wanted), key=lambda one: one.error)
     if not worst.error <= tolerance:
         raise RewriteError(
             f"graph pass {name!r} changes what the graph computes",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qntz.errors import ExportError, one_line
+from qntz.packed import Packed
 from qntz.records import Arrays
 
 if TYPE_CHECKING:
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 DISABLE, BASIC, EXTENDED, ALL = "disable", "basic", "extended", "all"
 
 
-def session(model: Path | bytes, *, threads: int = 0, optimize: str = ALL) -> onnxruntime.InferenceSession:
+def session(model: Path | bytes | Packed, *, threads: int = 0, optimize: str = ALL) -> onnxruntime.InferenceSession:
     """A CPU session. threads: within an operator, 0 for one a core. Raises ExportError where the model is refused."""
     import onnxruntime as ort
 
@@ -30,11 +33,14 @@ def session(model: Path | bytes, *, threads: int = 0, optimize: str = ALL) -> on
         ALL: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     }
     options.graph_optimization_level = level[optimize]
-    source = model if isinstance(model, bytes) else str(model)
+    where = str(model) if isinstance(model, Path) else "the model"
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        with contextlib.ExitStack() as stack:
+            if isinstance(model, Packed) and model.weights:
+                model = model.write(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            source = str(model) if isinstance(model, Path) else model if isinstance(model, bytes) else model.data
+            return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        where = "the model" if isinstance(model, bytes) else str(model)
         raise ExportError("ONNX Runtime refuses the graph", where=where, why=one_line(error)) from error
 
 
@@ -50,7 +56,7 @@ def run(session: onnxruntime.InferenceSession, inputs: Arrays) -> Arrays:
     return dict(zip(names, values, strict=True))
 
 
-def run_all(model: Path | bytes, inputs: Sequence[Arrays], *, threads: int = 0) -> list[Arrays]:
+def run_all(model: Path | bytes | Packed, inputs: Sequence[Arrays], *, threads: int = 0) -> list[Arrays]:
     """The outputs of the model on each set of inputs."""
     opened = session(model, threads=threads)
     return [run(opened, one) for one in inputs]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from qntz.graph import nodes_of, subgraphs
+from qntz.graph import nodes_of, subgraphs, without_weights
 
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -48,8 +48,8 @@ def candidates(model: onnx.ModelProto) -> list[Candidate]:
     """All Conv, ConvTranspose, Gemm and MatMul nodes in the order of the graph; those of subgraphs are refused."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
+    told = onnx.shape_inference.infer_shapes(without_weights(model)).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*told.value_info, *told.input, *told.output)}
     axes: dict[str, tuple[str, int]] = {}
     found = []
     for name, node in zip(node_names(graph), graph.node, strict=True):

@@ -13,23 +13,29 @@ from typing import Any
 from qntz import ort
 from qntz.compare import Difference, require_parity
 from qntz.errors import ExportError, one_line
-from qntz.graph import add_made_from, folded, made_from, model_bytes, operators, read_model
+from qntz.graph import add_made_from, folded, made_from, operators, with_weights, without_weights
 from qntz.graph_passes import apply_passes, require_known
+from qntz.packed import Packed, is_large, packed, read_model, size_at, size_of
 from qntz.records import Arrays, Provided
 
 
 @dataclass(frozen=True)
 class Simplified:
-    """The simplified model's bytes, operators and bytes before and after, what the simplifier folded, passes, and
+    """The simplified model as a file, operators and bytes before and after, what the simplifier folded, passes, and
     its parity with eager."""
 
-    data: bytes
+    file: Packed
     operators_before: dict[str, int]
     operators_after: dict[str, int]
     bytes_before: int
     folded: dict[str, Any]
     passes: list[dict[str, Any]]
     parity: Difference
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of the file; of a model beyond 2 GB those of its graph."""
+        return self.file.data
 
 
 def simplify(
@@ -51,9 +57,9 @@ def simplify(
     """
     require_known(forbid, passes)
     model = read_model(path)
-    before, size = operators(model), path.stat().st_size
+    before, size = operators(model), size_at(path)
     try:
-        smaller = _SIMPLIFIERS[method](model)
+        smaller = _simplified(model, method)
     except Exception as error:
         raise ExportError(
             f"{method} cannot simplify the graph",
@@ -62,13 +68,23 @@ def simplify(
             do="Set simplify.method to another: " + ", ".join(name for name in _SIMPLIFIERS if name != method) + ".",
         ) from error
     _lift_constants(smaller)
-    did = {"name": method, **folded((before, size), (operators(smaller), smaller.ByteSize()))}
+    did = {"name": method, **folded((before, size), (operators(smaller), size_of(smaller)))}
     smaller, told = apply_passes(smaller, passes, require, forbid, probes=probes)
     add_made_from(smaller, made_from(model))
-    data = model_bytes(smaller, "simplified.onnx")
+    file = packed(smaller, "simplified.onnx")
     do = f"Set simplify.method to another than {method}, and report it there with model.onnx."
-    parity = require_parity(ort.run_all(data, probes), golden, tolerance, "simplified.onnx", do)
-    return Simplified(data, before, operators(smaller), size, did, told, parity)
+    parity = require_parity(ort.run_all(file, probes), golden, tolerance, "simplified.onnx", do)
+    return Simplified(file, before, operators(smaller), size, did, told, parity)
+
+
+def _simplified(model: Any, method: str) -> Any:
+    """By the method; a model beyond 2 GB without its weights, which no simplifier takes, so that nothing is folded into
+    them."""
+    if not is_large(model):
+        return _SIMPLIFIERS[method](model)
+    smaller = _SIMPLIFIERS[method](without_weights(model))
+    with_weights(smaller, model)
+    return smaller
 
 
 def _onnxsim(model: Any) -> Any:
@@ -127,7 +143,7 @@ def record(simplified: Simplified, tolerance: float) -> dict[str, Any]:
         "nodes_before": sum(simplified.operators_before.values()),
         "nodes_after": sum(simplified.operators_after.values()),
         "bytes_before": simplified.bytes_before,
-        "bytes_after": len(simplified.data),
+        "bytes_after": simplified.file.size,
         "folded": simplified.folded,
         "passes": simplified.passes,
         "parity": simplified.parity.as_dict(),

@@ -21,6 +21,7 @@ from qntz.compare import largest_magnitudes, relative_error
 from qntz.config import EngineConfig, VerifyConfig
 from qntz.errors import BackendError
 from qntz.figures import Batch, Figures, gate, measure, metrics_of, pooled_sqnr_db
+from qntz.packed import Packed
 from qntz.records import Arrays, Backend, Metric
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def verify(
     reference: Sequence[Arrays],
     metric: Metric | None,
     sizes: Mapping[str, int],
-    runnable: bytes | Path | None = None,
+    runnable: Packed | Path | None = None,
 ) -> Verified:
     """Measures the engine, and lets it pass or raises.
 
@@ -103,7 +104,7 @@ def verify(
     )
 
 
-def layer_figures(simplified: Path, quantized: bytes | Path, probe: Arrays) -> list[tuple[int, str, str, str, float]]:
+def layer_figures(simplified: Path, quantized: Packed | Path, probe: Arrays) -> list[tuple[int, str, str, str, float]]:
     """How far each intermediate tensor is from the unquantized graph's, on one probe.
 
     Compared are the floating tensors that a node of both top-level graphs yields under one name. Neither graph is
@@ -115,11 +116,11 @@ def layer_figures(simplified: Path, quantized: bytes | Path, probe: Arrays) -> l
     """
     import onnx
 
-    from qntz.graph import read_model
+    from qntz.packed import packed, read_model
     from qntz.quantizable import node_names
 
-    actual_model = onnx.load_from_string(quantized) if isinstance(quantized, bytes) else read_model(quantized)
-    models = {"expected": read_model(simplified), "actual": actual_model}
+    actual = quantized.model() if isinstance(quantized, Packed) else read_model(quantized)
+    models = {"expected": read_model(simplified), "actual": actual}
     yielded = {name: _yielded(model.graph) for name, model in models.items()}
     names = node_names(models["expected"].graph)
     shared = [tensor for tensor in yielded["expected"] if tensor in yielded["actual"]]
@@ -127,7 +128,7 @@ def layer_figures(simplified: Path, quantized: bytes | Path, probe: Arrays) -> l
     for name, model in models.items():
         known = {output.name for output in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in shared if tensor not in known)
-        values[name] = ort.run(ort.session(model.SerializeToString(), optimize=ort.DISABLE), probe)
+        values[name] = ort.run(ort.session(packed(model, f"{name}.onnx"), optimize=ort.DISABLE), probe)
     figures = []
     for tensor in shared:
         expected, actual = values["expected"][tensor], values["actual"][tensor]
@@ -138,7 +139,7 @@ def layer_figures(simplified: Path, quantized: bytes | Path, probe: Arrays) -> l
     return figures
 
 
-def _onnx_runner(graph: bytes | Path) -> Callable[[Arrays], Arrays]:
+def _onnx_runner(graph: Packed | Path) -> Callable[[Arrays], Arrays]:
     session = ort.session(graph)
     return lambda inputs: ort.run(session, inputs)
 

@@ -7,7 +7,8 @@ def work(job: Job) -> None:
     from qntz.artifacts import digest_file, write_bytes, write_json
     from qntz.config import tensor_specs
     from qntz.engine import build_engine, choose_backend
-    from qntz.graph import made_from, read_model
+    from qntz.graph import made_from
+    from qntz.packed import read_model
     from qntz.progress import Bar
 
     config, model = job.config.engine, job.config.model

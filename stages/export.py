@@ -4,7 +4,7 @@ from stages.entry import Job, run
 
 
 def work(job: Job) -> None:
-    from qntz.artifacts import CAPTURED_JSON, read_json, read_runs, write_bytes, write_json
+    from qntz.artifacts import CAPTURED_JSON, read_json, read_runs, write_json, write_model
     from qntz.export import SYMBOLICS, export, record
     from qntz.model import load_captured
     from qntz.records import Capture
@@ -28,7 +28,7 @@ def work(job: Job) -> None:
         made_from=told["made_from"],
     )
     told = record(exported, config.tolerance)
-    write_bytes(job.of.onnx, exported.data)
+    write_model(job.of.onnx, exported.file, both=True)
     write_json(job.of.export_json, told)
     write_json(job.of.sources, exported.sources)
     nodes = sum(exported.operators.values())

@@ -5,7 +5,7 @@ from stages.entry import Job, run
 
 def work(job: Job) -> None:
     from qntz import ort
-    from qntz.artifacts import read_npz, read_runs, replacing, write_bytes, write_json
+    from qntz.artifacts import read_npz, read_runs, write_bytes, write_json, write_model
     from qntz.figures import gate, measure, metrics_of
     from qntz.histograms import data_files, histograms_from
     from qntz.quantize import calibration_cache, quantize, ranges_json, runnable
@@ -14,31 +14,30 @@ def work(job: Job) -> None:
     config, paths, scored = job.config.quantize, job.paths, metric(job)
     arrays = read_npz(job.of.histograms)
     histograms = histograms_from(arrays, str(job.of.histograms))
-    with replacing(paths.quantized) as temporary:  # takes its place only when it has passed the gate
-        quantized = quantize(
-            job.of.simplified,
-            histograms,
-            temporary,
-            config,
-            methods=job.plugins.records("qntz_threshold_methods"),
-            passes=job.plugins.provided("qntz_graph_passes", phase="quantize"),
-            data=data_files(arrays),
-        )
-        size = temporary.stat().st_size
-        session = ort.session(runnable(temporary.read_bytes()))
-        figures = measure(
-            lambda inputs: ort.run(session, inputs),
-            read_runs(job.of.probes),
-            read_runs(job.of.golden),
-            test_batches(job, test_samples(job)),
-            read_runs(job.of.reference),
-            scored,
-        )
-        gate(figures, config.precision, config.tolerance, scored, "quantized.onnx")
+    quantized = quantize(
+        job.of.simplified,
+        histograms,
+        None,
+        config,
+        methods=job.plugins.records("qntz_threshold_methods"),
+        passes=job.plugins.provided("qntz_graph_passes", phase="quantize"),
+        data=data_files(arrays),
+    )
+    session = ort.session(runnable(quantized.file))
+    figures = measure(
+        lambda inputs: ort.run(session, inputs),
+        read_runs(job.of.probes),
+        read_runs(job.of.golden),
+        test_batches(job, test_samples(job)),
+        read_runs(job.of.reference),
+        scored,
+    )
+    gate(figures, config.precision, config.tolerance, scored, "quantized.onnx")
+    write_model(paths.quantized, quantized.file, both=True)
     told = metrics_of(figures, scored, {})
     write_json(paths.ranges, ranges_json(quantized))
     write_bytes(paths.calibration_cache, calibration_cache(quantized))
-    write_json(paths.quantize_json, {**quantized.as_dict(), "figures": told, "bytes": size})
+    write_json(paths.quantize_json, {**quantized.as_dict(), "figures": told, "bytes": quantized.file.size})
     for note in quantized.notes:
         job.say(f"note: {note}")
     job.say(

@@ -4,7 +4,7 @@ from stages.entry import Job, run
 
 
 def work(job: Job) -> None:
-    from qntz.artifacts import read_runs, write_bytes, write_json
+    from qntz.artifacts import read_runs, write_json, write_model
     from qntz.simplify import record, simplify
 
     config = job.config.simplify
@@ -19,7 +19,7 @@ def work(job: Job) -> None:
         forbid=config.forbid,
     )
     told = record(simplified, config.tolerance)
-    write_bytes(job.of.simplified, simplified.data)
+    write_model(job.of.simplified, simplified.file, both=True)
     write_json(job.of.simplify_json, told)
     before, after = (sum(o.values()) for o in (simplified.operators_before, simplified.operators_after))
     job.say(f"{before} nodes to {after}, worst error {simplified.parity.error:.2g}")

@@ -6,6 +6,7 @@ from stages.entry import Job, run
 def work(job: Job) -> None:
     from qntz.artifacts import read_runs, write_json, write_text
     from qntz.engine import choose_backend
+    from qntz.packed import read_packed, size_at
     from qntz.quantize import runnable
     from qntz.verify import verify
     from stages.testdata import metric, test_batches, test_samples
@@ -24,8 +25,8 @@ def work(job: Job) -> None:
         batches=test_batches(job, test_samples(job)),
         reference=read_runs(job.of.reference),
         metric=metric(job),
-        sizes={"onnx": paths.quantized.stat().st_size, "engine": paths.plan.stat().st_size},
-        runnable=runnable(paths.quantized.read_bytes()),
+        sizes={"onnx": size_at(paths.quantized), "engine": paths.plan.stat().st_size},
+        runnable=runnable(read_packed(paths.quantized)),
     )
     write_json(paths.metrics, verified.metrics)
     write_text(paths.probe_figures, verified.probe_figures)

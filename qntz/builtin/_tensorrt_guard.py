@@ -29,7 +29,7 @@ def guard(path: Path) -> None:
     """
     import onnx
 
-    from qntz.graph import read_model
+    from qntz.packed import read_model
 
     model = read_model(path)
     graph = model.graph
@@ -53,11 +53,11 @@ def _require_no_double(model: onnx.ModelProto, path: Path) -> None:
     """Refuses float64 that is computed with; a constant of it that is only cast away does no harm."""
     import onnx
 
-    from qntz.graph import graphs_of
+    from qntz.graph import graphs_of, without_weights
 
     double = onnx.TensorProto.DOUBLE
     try:
-        inferred = onnx.shape_inference.infer_shapes(model).graph
+        inferred = onnx.shape_inference.infer_shapes(without_weights(model)).graph
     except onnx.shape_inference.InferenceError:  # an operator that ONNX does not know: the parser names it
         inferred = model.graph
     names = {value.name for value in inferred.value_info if value.type.tensor_type.elem_type == double}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qntz import ort, plugins
-from qntz.artifacts import write_bytes
+from qntz.artifacts import write_model
 from qntz.compare import Difference, differences, require_parity
 from qntz.config import OPSET
 from qntz.errors import ExportError, ParityError, RewriteError, did_you_mean, one_line
@@ -17,8 +17,9 @@ from qntz.export.diverging import first_diverging, keys_of
 from qntz.export.dynamo import of_program
 from qntz.export.names import sources, unwrap
 from qntz.export.torchscript import of_script
-from qntz.graph import add_made_from, check, model_bytes, nodes_of, operators
+from qntz.graph import add_made_from, check, nodes_of, operators
 from qntz.graph_passes import apply_passes
+from qntz.packed import Packed, packed
 from qntz.records import Arrays, Capture, Provided, Symbolic, Translation
 from qntz.statements import shown
 from qntz.versions import applicable
@@ -32,19 +33,24 @@ class Exported:
     """An ONNX model and what is known of it.
 
     Attributes:
-        data: its bytes. opset: of the default domain. operators: name to number. symbolics, passes: what became of
+        file: its bytes. opset: of the default domain. operators: name to number. symbolics, passes: what became of
         each (name, provider, fired, reason). parity: the worst difference from the eager model under ONNX Runtime.
         sources: of each node the operator, the path of the module that it comes from ("" for the model itself), and the
         statement of its source (`qntz.statements`).
     """
 
-    data: bytes
+    file: Packed
     opset: int
     operators: dict[str, int]
     symbolics: list[dict[str, Any]]
     passes: list[dict[str, Any]]
     parity: Difference
     sources: dict[str, dict[str, str]]
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of the file; of a model beyond 2 GB those of its graph."""
+        return self.file.data
 
 
 def export(
@@ -87,7 +93,7 @@ def export(
         args = (opset, tolerance, symbolics or (), passes or (), require, forbid, made_from or {})
         exported = _exported(captured, *args)
     if path is not None:
-        write_bytes(Path(path), exported.data)
+        write_model(Path(path), exported.file)
     return exported
 
 
@@ -125,8 +131,8 @@ def _exported(
         check(model)
     except Exception as error:
         raise ExportError("the exported graph is no valid ONNX", where="model.onnx", why=one_line(error)) from error
-    data = model_bytes(model, "model.onnx")
-    outputs = ort.run_all(data, [*captured.probes, *captured.further])
+    file = packed(model, "model.onnx")
+    outputs = ort.run_all(file, [*captured.probes, *captured.further])
     count = len(captured.probes)
     try:
         parity = require_parity(outputs[:count], captured.golden, tolerance, "model.onnx")
@@ -138,7 +144,7 @@ def _exported(
         name = first_diverging(captured, model, keys, inputs, tolerance)
         where = "Find the operator by its module in sources.json." if name is None else _place(name, told_from[name])
         raise ParityError(error.what, where=error.where, why=error.why, do=where) from error
-    return Exported(data, opset, operators(model), told, passed, parity, told_from)
+    return Exported(file, opset, operators(model), told, passed, parity, told_from)
 
 
 def _worst(captured: Capture, outputs: Sequence[Arrays]) -> Arrays:
@@ -198,7 +204,7 @@ def record(exported: Exported, tolerance: float) -> dict[str, Any]:
         "opset": exported.opset,
         "nodes": sum(exported.operators.values()),
         "operators": exported.operators,
-        "bytes": len(exported.data),
+        "bytes": exported.file.size,
         "symbolics": exported.symbolics,
         "passes": exported.passes,
         "parity": exported.parity.as_dict(),

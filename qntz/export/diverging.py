@@ -14,7 +14,7 @@ from qntz import ort
 from qntz.compare import relative_error
 from qntz.errors import ExportError
 from qntz.export.names import place, place_in
-from qntz.graph import model_bytes
+from qntz.packed import packed
 from qntz.records import Arrays, Capture
 
 _NODE = "pkg.torch.onnx.fx_node"
@@ -115,4 +115,4 @@ def _computed(model: Any, names: list[str], inputs: Arrays) -> Arrays:
     copied.CopyFrom(model)
     known = {one.name for one in copied.graph.output}
     copied.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in known)
-    return ort.run_all(model_bytes(copied, "model.onnx"), [inputs])[0]
+    return ort.run_all(packed(copied, "model.onnx"), [inputs])[0]

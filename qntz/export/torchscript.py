@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from qntz.errors import ExportError
@@ -30,15 +31,16 @@ def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> t
 
     from qntz.model import tensors
 
-    buffer, order = io.BytesIO(), list(captured.shapes)
-    with registered(symbolics, opset) as fired:
+    order = list(captured.shapes)
+    with registered(symbolics, opset) as fired, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"  # beside which the exporter writes the weights of a model beyond 2 GB
         try:
             with warnings.catch_warnings(), torch.no_grad(), _no_output():
                 warnings.simplefilter("ignore")  # the exporter's deprecation, and traces that the probes judge better
                 torch.onnx.export(
                     captured.module,
                     tensors(captured.probes[0], order),
-                    buffer,
+                    str(path),
                     dynamo=False,
                     opset_version=opset,
                     input_names=order,
@@ -53,7 +55,7 @@ def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> t
                 why=_reason(error),
                 do="Raise export.opset, or rewrite the operator by a plugin (README, 'Your own rewrite').",
             ) from error
-    return onnx.load_from_string(buffer.getvalue()), fired
+        return onnx.load(path), fired
 
 
 @contextlib.contextmanager

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from qntz.artifacts import write_bytes
+from qntz.artifacts import write_model
 from qntz.config import QuantizeConfig
 from qntz.errors import QuantizeError, did_you_mean, one_line
-from qntz.graph import add_made_from, made_from, model_bytes, operators, read_model, subgraphs
+from qntz.graph import add_made_from, check, made_from, operators, subgraphs
 from qntz.graph_passes import apply_passes, require_known
 from qntz.histograms import Histogram
+from qntz.packed import Packed, packed, read_model
 from qntz.quantizable import WEIGHTED_OPS, candidates, node_names
 from qntz.quantize.half import to_half
 from qntz.quantize.int8 import to_int8
@@ -33,7 +34,7 @@ class Quantized:
     """What was written and why.
 
     Attributes:
-        precision: fp32, fp16, bf16 or int8. method: the threshold method, "" but for int8.
+        precision: fp32, fp16, bf16 or int8. file: the quantized graph. method: the threshold method, "" but for int8.
         ranges: the largest magnitude of each quantized activation, by tensor.
         quantized: names of the nodes in the lower precision, those of subgraphs left out. skipped: the reason by node.
         passes: what became of each graph pass. notes: what the user should know, a sentence each.
@@ -41,6 +42,7 @@ class Quantized:
     """
 
     precision: str
+    file: Packed = field(repr=False)
     method: str = ""
     ranges: dict[str, float] = field(default_factory=dict)
     quantized: tuple[str, ...] = ()
@@ -67,14 +69,14 @@ class Quantized:
 def quantize(
     onnx_path: Path,
     histograms: Mapping[str, Histogram],
-    path: Path,
+    path: Path | None,
     config: QuantizeConfig,
     *,
     methods: Mapping[str, ThresholdMethod],
     passes: Sequence[Provided] = (),
     data: Mapping[str, str] | None = None,
 ) -> Quantized:
-    """Quantizes the simplified graph and writes it to `path`, whole or not at all.
+    """Quantizes the simplified graph and writes it to `path`, whole or not at all, where one is given.
 
     Args:
         histograms: by tensor; only int8 reads them. methods: by name. passes: graph passes of phase "quantize", in
@@ -106,8 +108,12 @@ def quantize(
     model, told = apply_passes(model, passes, config.require, config.forbid)
     add_made_from(model, files)
     _check(model, full=config.precision != "bf16")
-    write_bytes(path, model_bytes(model, NAME))
-    return Quantized(config.precision, passes=told, operators_before=before, operators_after=operators(model), **result)
+    file = packed(model, NAME)
+    if path is not None:
+        write_model(path, file)
+    return Quantized(
+        config.precision, file, passes=told, operators_before=before, operators_after=operators(model), **result
+    )
 
 
 def ranges_json(quantized: Quantized) -> dict[str, Any]:
@@ -201,6 +207,6 @@ def _excluded(patterns: Sequence[str], names: Sequence[str]) -> dict[str, str]:
 def _check(model: onnx.ModelProto, *, full: bool) -> None:
     """ONNX's own check. Not of bfloat16's types: TensorRT takes it for operators whose schema lists float16 only."""
     try:
-        onnx.checker.check_model(model, full_check=full)
+        check(model, full=full)
     except Exception as error:
         raise QuantizeError("the quantized graph is no valid ONNX", where=NAME, why=one_line(error)) from error

@@ -14,7 +14,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from qntz.errors import QuantizeError
-from qntz.graph import nodes_of, subgraphs
+from qntz.graph import inferred, nodes_of, subgraphs
 from qntz.quantizable import node_names
 
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -47,12 +47,12 @@ def to_half(model: onnx.ModelProto, precision: str, keep: frozenset[str] = froze
     Raises:
         QuantizeError: the type of a tensor of an operator that needs float32 cannot be inferred.
     """
-    inferred = onnx.shape_inference.infer_shapes(model)
-    for node, name in zip(inferred.graph.node, node_names(inferred.graph), strict=True):
+    model = inferred(model)
+    for node, name in zip(model.graph.node, node_names(model.graph), strict=True):
         node.name = name
-    converter = _Converter(inferred, HALF[precision], keep)
+    converter = _Converter(model, HALF[precision], keep)
     converter.convert()
-    return Half(inferred, converter.float32, converter.notes)
+    return Half(model, converter.float32, converter.notes)
 
 
 def rounded(values: np.ndarray, to: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from qntz.errors import QuantizeError, one_line
-from qntz.graph import nodes_of, subgraphs
+from qntz.graph import inferred, nodes_of, subgraphs
 from qntz.quantizable import WEIGHTED_OPS, Candidate, node_names
 from qntz.quantize.ranges import scale_of
 
@@ -32,7 +32,7 @@ def to_int8(model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Mapping
         raise QuantizeError(
             f"opset {opset} has no Q/DQ per channel", where="model", do=f"Set export.opset to {LEAST_OPSET} or more."
         )
-    model = onnx.shape_inference.infer_shapes(model)
+    model = inferred(model)
     for node, name in zip(model.graph.node, node_names(model.graph), strict=True):
         node.name = name
     originals = [node.name for node in model.graph.node]

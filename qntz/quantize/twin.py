@@ -12,20 +12,21 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helper
 
-from qntz.graph import graphs_of, subgraphs
+from qntz.graph import graphs_of, inferred, subgraphs
+from qntz.packed import Packed, packed
 from qntz.quantize.half import DTYPE_ATTRIBUTES, cast_node, rename, retag, spelled, types_of
 
 HALVES = {"tensor(float16)": TensorProto.FLOAT16, "tensor(bfloat16)": TensorProto.BFLOAT16}
 
 
-def runnable(data: bytes) -> bytes:
-    """The twin of a serialised model: everything in float32, each tensor rounded to the half type that it has in the
+def runnable(quantized: Packed) -> Packed:
+    """The twin of a model: everything in float32, each tensor rounded to the half type that it has in the
     original, after the operator that makes it. Inputs and outputs keep their types. A model without half tensors comes
     back as it is."""
-    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(data))
+    model = inferred(quantized.model())
     graph = model.graph
     if not any(kind in HALVES for one in graphs_of(graph) for _, kind in types_of(one)):
-        return data
+        return quantized
     inputs, outputs = _half_ends(graph.input), _half_ends(graph.output)
     wide = {name: f"{name}/wide" for name in (*inputs, *outputs)}
     rename(graph, wide)
@@ -37,7 +38,7 @@ def runnable(data: bytes) -> bytes:
     ]
     del graph.node[:]
     graph.node.extend(nodes)
-    return model.SerializeToString(deterministic=True)
+    return packed(model, "twin.onnx")
 
 
 def _half_ends(values: Sequence[onnx.ValueInfoProto]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from qntz import ort
 from qntz.builtin.thresholds import qntz_threshold_methods
 from qntz.calibrate import collect
 from qntz.config import QuantizeConfig
+from qntz.packed import Packed
 from qntz.quantize import quantize
 
 
@@ -155,9 +156,9 @@ class Bench:
     def written(self) -> onnx.ModelProto:
         return onnx.load(self.target)
 
-    def run(self, model: onnx.ModelProto | bytes, **data: np.ndarray) -> np.ndarray:
+    def run(self, model: onnx.ModelProto | Packed | bytes, **data: np.ndarray) -> np.ndarray:
         """The first output, as written: without fusion."""
-        raw = model if isinstance(model, bytes) else model.SerializeToString()
+        raw = model if isinstance(model, (Packed, bytes)) else model.SerializeToString()
         return next(iter(ort.run(ort.session(raw, optimize=ort.DISABLE), data).values()))
 
 

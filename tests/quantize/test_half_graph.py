@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qntz.compare import relative_error, sqnr_db
 from qntz.errors import QuantizeError
+from qntz.packed import packed, read_packed
 from qntz.quantize import runnable
 from qntz.quantize.half import NOT_IN_BFLOAT16, rounded
 
@@ -44,7 +45,7 @@ def test_nets_stay_within_their_rounding(graphs, bench, precision, net):
     shape = [d.dim_value or 8 for d in model.graph.input[0].type.tensor_type.shape.dim]
     x = graphs.weight(*shape, scale=1)
     bench.quantized(model, precision=precision)
-    reference, got = bench.run(model, x=x), bench.run(runnable(bench.target.read_bytes()), x=x)
+    reference, got = bench.run(model, x=x), bench.run(runnable(read_packed(bench.target)), x=x)
     assert got.dtype == np.float32
     # At most eight roundings in a row are seen at the output, each of half a unit in the last place.
     assert 0 < relative_error(got, reference) < 8 * EPSILON[precision]
@@ -89,7 +90,7 @@ def test_the_twin_of_bfloat16_is_close_to_torch_in_bfloat16(graphs, bench):
     model = graphs.model(nodes, weights, {"x": ["n", 6]}, {"y": ["n", 4]})
     x = graphs.weight(40, 6, scale=1)
     bench.quantized(model, precision="bf16")
-    got = bench.run(runnable(bench.target.read_bytes()), x=x)
+    got = bench.run(runnable(read_packed(bench.target)), x=x)
     w = {name: torch.from_numpy(array).bfloat16() for name, array in weights.items()}
     hidden = functional.linear(torch.from_numpy(x).bfloat16(), w["w1"], w["b1"]).tanh()
     normed = functional.layer_norm(hidden, (9,), w["scale"], w["shift"])
@@ -105,13 +106,13 @@ def test_the_twin_shows_an_overflow_that_onnx_runtime_hides(graphs, bench):
     model = graphs.model(nodes, {}, {"x": ["n"]}, {"y": ["n"]})
     x = np.array([300.0, 2.0], np.float32)
     bench.quantized(model, precision="fp16")
-    assert bench.run(runnable(bench.target.read_bytes()), x=x).tolist() == [np.inf, 2.0]
+    assert bench.run(runnable(read_packed(bench.target)), x=x).tolist() == [np.inf, 2.0]
     assert bench.run(bench.written, x=x).tolist() == [300.0, 2.0]
 
 
 def test_the_twin_of_a_float32_model_is_the_model(graphs):
-    data = graphs.mlp().SerializeToString()
-    assert runnable(data) is data
+    model = packed(graphs.mlp(), "model.onnx")
+    assert runnable(model) is model
 
 
 def test_the_twin_keeps_half_inputs_and_outputs():
@@ -122,7 +123,7 @@ def test_the_twin_keeps_half_inputs_and_outputs():
     from qntz import ort
 
     x = np.array([3.0, 0.1, 300.0], np.float16)
-    got = ort.run(ort.session(runnable(model.SerializeToString())), {"x": x})["y"]
+    got = ort.run(ort.session(runnable(packed(model, "model.onnx"))), {"x": x})["y"]
     assert got.dtype == np.float16
     assert got.tolist() == [9.0, float(np.float16(0.1) * np.float16(0.1)), np.inf]
 
@@ -151,7 +152,7 @@ def test_slots_that_onnx_holds_in_float32_stay_so(graphs, bench, precision):
     assert kept["step"].dtype != np.float32  # the Mul reads it in half
     assert quantized.skipped == {"range": f"Range takes no {'float16' if precision == 'fp16' else 'bfloat16'} in ONNX"}
     x = graphs.weight(2, 2, 3, 4, scale=1)
-    got = bench.run(runnable(bench.target.read_bytes()), x=x)
+    got = bench.run(runnable(read_packed(bench.target)), x=x)
     assert 0 < relative_error(got, bench.run(model, x=x)) < 5 * EPSILON[precision]
 
 
@@ -223,7 +224,7 @@ def test_constants_in_attributes_are_converted(graphs, bench):
     for precision in ("fp16", "bf16"):
         bench.quantized(model, precision=precision)
         assert {types(bench.written)[name] for name in ("c", "d", "z", "o", "sf")} == {HALF[precision]}
-        got = bench.run(runnable(bench.target.read_bytes()), x=x)
+        got = bench.run(runnable(read_packed(bench.target)), x=x)
         assert 0 < relative_error(got, bench.run(model, x=x)) < 6 * EPSILON[precision]
 
 

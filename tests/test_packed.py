@@ -1,0 +1,131 @@
+"""Models beyond protobuf's limit, which the tests lower: weights in a file of their own, through every stage."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from qntz import ort
+from qntz import packed as packing
+from qntz.artifacts import write_model
+from qntz.calibrate import collect
+from qntz.config import QuantizeConfig
+from qntz.errors import ExportError
+from qntz.export import export
+from qntz.packed import NONE, Packed, data_of, packed, read_model, read_packed, size_at
+from qntz.plugins import load
+from qntz.quantize import quantize, runnable
+from qntz.simplify import simplify
+from qntz.torchscript import capture
+from qntz.verify import layer_figures
+
+X = np.linspace(-1, 1, 2 * 64, dtype=np.float32).reshape(2, 64)
+
+
+def product(*sizes: int) -> onnx.ModelProto:
+    """x times weights of [64, size] each, summed over all of them."""
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((64, size), np.float32) for size in sizes]
+    nodes, outputs = [], []
+    for i in range(len(sizes)):
+        nodes.append(helper.make_node("MatMul", ["x", f"w{i}"], [f"m{i}"], f"mul{i}"))
+        nodes.append(helper.make_node("ReduceSum", [f"m{i}", "axis"], [f"s{i}"], f"sum{i}", keepdims=1))
+        outputs.append(f"s{i}")
+    nodes.append(helper.make_node("Sum", outputs, ["y"], "total"))
+    tensors = [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1])],
+        [*tensors, numpy_helper.from_array(np.array([1]), "axis")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def expected(model: onnx.ModelProto) -> np.ndarray:
+    weights = [numpy_helper.to_array(one) for one in model.graph.initializer if one.name.startswith("w")]
+    return sum((X @ weight).sum(1, keepdims=True) for weight in weights)
+
+
+@pytest.fixture
+def low(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of 20 kB, of which the graph has 8."""
+    monkeypatch.setattr(packing, "LARGEST", 20_000)
+    monkeypatch.setattr(packing, "GRAPH", 8_000)
+
+
+def test_a_model_that_fits_is_one_file(tmp_path) -> None:
+    model = product(3, 4)
+    write_model(tmp_path / "model.onnx", packed(model, "model.onnx"), both=True)
+    assert data_of(tmp_path / "model.onnx").read_bytes() == NONE
+    assert onnx.load(tmp_path / "model.onnx") == model
+    assert read_packed(tmp_path / "model.onnx") == packed(model, "model.onnx")
+    assert size_at(tmp_path / "model.onnx") == model.ByteSize()
+
+
+def test_a_model_that_does_not_fit_is_two(low: None, tmp_path) -> None:
+    model = product(40, 30, 2)  # 10,240, 7,680 and 512 bytes
+    made = packed(model, "model.onnx")
+    assert model == product(40, 30, 2)  # unchanged
+    assert len(made.data) < 2_000
+    assert len(made.weights) == 3 * 4096 + 7680  # the second begins at a page, the third stays in the graph
+    assert made == packed(product(40, 30, 2), "model.onnx")
+    write_model(tmp_path / "other.onnx", made)
+    assert read_model(tmp_path / "other.onnx") == made.model() == model
+    assert numpy_helper.to_array(onnx.load(tmp_path / "other.onnx").graph.initializer[1]).shape == (64, 30)
+    assert read_packed(tmp_path / "other.onnx") == made.named("other.onnx")
+    assert size_at(tmp_path / "other.onnx") == made.size == len(made.data) + len(made.weights)
+    (got,) = ort.run_all(made, [{"x": X}])[0].values()
+    np.testing.assert_allclose(got, expected(model), rtol=1e-5, atol=1e-4)
+    (got,) = ort.run_all(tmp_path / "other.onnx", [{"x": X}])[0].values()
+    np.testing.assert_allclose(got, expected(model), rtol=1e-5, atol=1e-4)
+
+
+def test_a_graph_that_alone_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "LARGEST", 100)
+    monkeypatch.setattr(packing, "GRAPH", 0)
+    with pytest.raises(ExportError, match=r"model\.onnx: the model is too large"):
+        packed(product(3), "model.onnx")
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.second = torch.nn.Linear(64, 96), torch.nn.LayerNorm(96), torch.nn.Linear(96, 8)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.norm(self.first(x)))).softmax(-1)
+
+
+@pytest.mark.parametrize("method", ["trace", "dynamo"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_every_stage_takes_both_files(method: str, precision: str, low: None, tmp_path) -> None:
+    net = Net().eval()
+    probes = [{"x": X}, {"x": X[:1] * 2}, {"x": np.concatenate([X, X])}]
+    captured = capture(net, probes[0], probes[1:], method=method, rewrites=[])
+    exported = export(captured, tmp_path / "model.onnx", passes=())
+    assert len(exported.file.weights) > 20_000
+    small = simplify(
+        tmp_path / "model.onnx",
+        probes,
+        captured.golden,
+        passes=load(tmp_path).provided("qntz_graph_passes", phase="simplify"),
+    )
+    assert small.file.weights
+    write_model(tmp_path / "simplified.onnx", small.file)
+    histograms = collect(tmp_path / "simplified.onnx", probes) if precision == "int8" else {}
+    config = QuantizeConfig(precision=precision)
+    methods = load(tmp_path).records("qntz_threshold_methods")
+    done = quantize(tmp_path / "simplified.onnx", histograms, tmp_path / "quantized.onnx", config, methods=methods)
+    assert isinstance(done.file, Packed)
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(X)).numpy()
+    (got,) = ort.run_all(runnable(read_packed(tmp_path / "quantized.onnx")), [{"x": X}])[0].values()
+    np.testing.assert_allclose(got, wanted, atol={"fp32": 1e-6, "fp16": 1e-3, "bf16": 1e-2, "int8": 3e-2}[precision])
+    assert layer_figures(tmp_path / "simplified.onnx", runnable(done.file), probes[0])
+    assert read_model(tmp_path / "quantized.onnx").graph.initializer
