@@ -160,7 +160,8 @@ def write_model(path: Path, model: Packed, *, both: bool = False) -> None:
 
     model = model.named(path.name)
     if model.weights or both:
-        write_bytes(data_of(path), model.weights or NONE)
+        with replacing(data_of(path)) as temporary, temporary.open("wb") as file:
+            file.writelines(model.weights or (NONE,))
     write_bytes(path, model.data)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from qntz.errors import ArtifactError, ExportError, one_line
-from qntz.graph import graphs_of
 
 LARGEST = 2**31 - 1  # bytes of one protobuf message
 GRAPH = 2**26  # of them what is left for all but the weights that would stand outside
@@ -25,25 +26,28 @@ class Packed:
 
     Attributes:
         name: of the file, by which the graph finds its weights. data: its bytes. weights: those of the file beside it,
-        `name` + ".data"; none where the model fits into one.
+        `name` + ".data", in pieces; none where the model fits into one.
     """
 
     name: str
     data: bytes
-    weights: bytes = b""
+    weights: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
     def size(self) -> int:
         """Bytes of both files."""
-        return len(self.data) + len(self.weights)
+        return len(self.data) + sum(map(len, self.weights))
 
     def model(self) -> onnx.ModelProto:
         """The model, with its weights."""
         model = onnx.load_from_string(self.data)
+        starts = dict(zip(itertools.accumulate(map(len, self.weights), initial=0), self.weights, strict=False))
         for tensor in _outside(model):
             told = {entry.key: entry.value for entry in tensor.external_data}
-            start = int(told["offset"])
-            _put_in(tensor, self.weights[start : start + int(told["length"])])
+            start, length = int(told["offset"]), int(told["length"])
+            piece = starts.get(start)
+            raw = piece if piece is not None and len(piece) == length else self.weights[0][start : start + length]
+            _put_in(tensor, raw)
         return model
 
     def named(self, name: str) -> Packed:
@@ -60,7 +64,8 @@ class Packed:
         path = folder / self.name
         path.write_bytes(self.data)
         if self.weights:
-            data_of(path).write_bytes(self.weights)
+            with data_of(path).open("wb") as file:
+                file.writelines(self.weights)
         return path
 
 
@@ -77,32 +82,54 @@ def packed(model: onnx.ModelProto, name: str) -> Packed:
 
 
 def _split(model: onnx.ModelProto, name: str) -> Packed:
-    weights = bytearray()
-    moved: list[tuple[onnx.TensorProto, bytes]] = []
+    weights: list[bytes] = []
+    end = 0
+    graph = onnx.GraphProto()
+    for one, value in model.graph.ListFields():
+        if one.name != "initializer":
+            _set(graph, one, value)
+    for tensor in model.graph.initializer:
+        raw = tensor.raw_data
+        if len(raw) < SMALL:
+            graph.initializer.append(tensor)
+            continue
+        padding = -end % ALIGNED
+        weights += [bytes(padding), raw] if padding else [raw]
+        told = {"location": name + SUFFIX, "offset": end + padding, "length": len(raw)}
+        graph.initializer.add(
+            name=tensor.name,
+            dims=tensor.dims,
+            data_type=tensor.data_type,
+            data_location=onnx.TensorProto.EXTERNAL,
+            external_data=[onnx.StringStringEntryProto(key=key, value=str(value)) for key, value in told.items()],
+        )
+        end += padding + len(raw)
+    split = onnx.ModelProto()
+    for one, value in model.ListFields():
+        if one.name != "graph":
+            _set(split, one, value)
+    split.graph.CopyFrom(graph)
     try:
-        for tensor in _tensors(model):
-            if len(tensor.raw_data) < SMALL:
-                continue
-            weights += bytes(-len(weights) % ALIGNED)
-            raw, offset = tensor.raw_data, len(weights)
-            weights += raw
-            moved.append((tensor, raw))
-            onnx.external_data_helper.set_external_data(tensor, name + SUFFIX, offset, len(raw))
-            tensor.ClearField("raw_data")
-        data = bytes(model.SerializeToString(deterministic=True))
+        data = bytes(split.SerializeToString(deterministic=True))
         if len(data) > LARGEST:
             raise ValueError(f"{len(data)} bytes")
     except ValueError as error:  # protobuf's own limit, too
         why = f"what is no weight ends at 2 GB: {one_line(error)}"
         raise ExportError("the model is too large", where=name, why=why) from error
-    finally:
-        for tensor, raw in moved:
-            _put_in(tensor, raw)
-    return Packed(name, data, bytes(weights))
+    return Packed(name, data, tuple(weights))
+
+
+def _set(message: Any, kind: Any, value: Any) -> None:
+    if kind.is_repeated:
+        getattr(message, kind.name).extend(value)
+    elif kind.message_type is not None:
+        getattr(message, kind.name).CopyFrom(value)
+    else:
+        setattr(message, kind.name, value)
 
 
 def _outside(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    return (one for one in _tensors(model) if one.data_location == onnx.TensorProto.EXTERNAL)
+    return (one for one in model.graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL)
 
 
 def _put_in(tensor: onnx.TensorProto, raw: bytes) -> None:
@@ -122,12 +149,7 @@ def size_of(model: onnx.ModelProto) -> int:
 
 
 def _weight_bytes(model: onnx.ModelProto) -> int:
-    return sum(len(tensor.raw_data) for tensor in _tensors(model))
-
-
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    for graph in graphs_of(model.graph):
-        yield from graph.initializer
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
 
 
 def data_of(path: Path) -> Path:
@@ -143,7 +165,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
     except Exception as error:
         raise ArtifactError("is no ONNX model", where=str(path), why=one_line(error)) from error
-    for tensor in _tensors(model):
+    for tensor in model.graph.initializer:
         tensor.ClearField("data_location")
     return model
 
@@ -153,7 +175,7 @@ def read_packed(path: Path) -> Packed:
     beside = data_of(path)
     try:
         weights = beside.read_bytes() if beside.exists() else NONE
-        return Packed(path.name, path.read_bytes(), b"" if weights == NONE else weights)
+        return Packed(path.name, path.read_bytes(), () if weights == NONE else (weights,))
     except FileNotFoundError:
         raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
 

@@ -77,6 +77,7 @@ LIMITS = {"seconds": "torchscript.seconds", "memory": "torchscript.memory_gib"}
 WORK = 1e10
 """Floating point operations that the eager model may take on inputs which `auto` makes."""
 FURTHER = (1, 24)  # the fewest and the most of them
+COPIES = 6  # of the weights that a route, its archive and its trial hold, beyond the memory that it may take
 LARGE = 8  # of so few the first are small
 EXCLUDED = 6  # sizes that are tried of those that an exported program's guards exclude
 
@@ -160,8 +161,8 @@ def capture(
         opset, symbolics: of the export that "auto" tries a route by, as `qntz.export.export` takes them.
         rewrites: of submodules, on a copy, and of functions; None: those that qntz ships, installed plugins provide,
         and the working directory holds in plugins/. require, forbid: names of rewrites that must fire, and must not.
-        seconds, memory: what a route that compiles, and the trial of an export, may take, each in a process of its own;
-        memory in bytes.
+        seconds, memory: what a route and the trial of its export may take in a process of their own; memory in bytes,
+        beyond six times the model's weights.
 
     Raises:
         CaptureError: torch refuses, or the capture's outputs are not the model's; with every route that was `tried`.
@@ -186,6 +187,7 @@ def capture(
         work.require_sane()
         if isinstance(eager, (torch.jit.ScriptModule, ProgramModule)):
             work.require_repeatable()
+            work.require_no_memory()
             folder = tempfile.TemporaryDirectory()
             return replace(work.captured(work.saved(Path(folder.name))), folder=folder)
         written = OPSET if opset is None else opset
@@ -199,6 +201,8 @@ def capture(
         work.rewritten = rewritten(
             eager, rewrites, inputs, order, opset=written, require=require, forbid=forbid, called=called
         )
+        work.require_no_memory()
+        memory += COPIES * work.weights
         if method != "auto":
             found = work.route(method, seconds, memory)
             found = replace(found, why="; ".join(filter(None, (f"torchscript.method is {method}", found.why))))
@@ -329,6 +333,11 @@ class _Work:
         self.apart: list[Arrays] = []
         self.optional: list[tuple[Arrays, Arrays]] = []
 
+    @property
+    def weights(self) -> int:
+        """Bytes of the model's parameters."""
+        return sum(one.nbytes for one in self.module.parameters())
+
     def require_sane(self) -> None:
         """Raises ModelError for outputs that cannot be compared."""
         _require_sane(self.golden, self.order)
@@ -352,15 +361,19 @@ class _Work:
                 why="the same input gave two outputs",
                 do="Remove randomness from forward.",
             )
-        if self.eager.changed:
-            self._require_no_memory()
         return frozenset(called) if watched else None
 
-    def _require_no_memory(self) -> None:
-        """Raises ModelError where what a run leaves in the model changes the outputs of another."""
-        order = [0, *range(len(self.inputs)), 0]
-        for index, outputs in zip(order, self.eager.in_turn([self.inputs[i] for i in order]), strict=True):
-            if _differ(outputs, self.golden[index]):
+    def require_no_memory(self) -> None:
+        """Raises ModelError where what a run leaves in the model, as it is to be captured, changes the outputs of
+        another."""
+        if not self.eager.changed:
+            return
+        order, alone = [0, *range(len(self.inputs)), 0], Eager(self.rewritten.module, self.order)
+        with self.rewritten.in_force():
+            golden = [alone.run(one) for one in self.inputs]
+            in_turn = list(alone.in_turn([self.inputs[i] for i in order]))
+        for index, outputs in zip(order, in_turn, strict=True):
+            if _differ(outputs, golden[index]):
                 raise ModelError(
                     "the model remembers earlier inputs",
                     where=", ".join(sorted(self.eager.changed)[:3]),

@@ -333,6 +333,26 @@ def test_what_the_parser_refuses_is_rewritten_by_a_pass(root: Path) -> None:
     assert parses(model.SerializeToString())
 
 
+def test_a_graph_with_its_weights_beside_it_builds(rtx: Backend, tmp_path: Path, monkeypatch) -> None:
+    from qntz import packed as packing
+    from qntz.artifacts import write_model
+    from qntz.packed import packed
+
+    weights = {name: np.linspace(-1, 1, 64 * 64, dtype=np.float32).reshape(64, 64) for name in ("w", "v")}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("MatMul", ["p", "v"], ["y"])]
+    path = saved(tmp_path / "one.onnx", nodes, [info("x", ("n", 64))], [info("y", ("n", 64))], **weights)
+    model, spec = onnx.load(path), TensorSpec("x", "float32", (1, 64), (2, 64), (4, 64))
+    one = rtx.build(path, [spec], PORTABLE, Silent())
+    monkeypatch.setattr(packing, "LARGEST", 20_000)
+    monkeypatch.setattr(packing, "GRAPH", 8_000)
+    write_model(tmp_path / "two.onnx", packed(model, "two.onnx"))
+    assert (tmp_path / "two.onnx").stat().st_size < 4_000
+    two = rtx.build(tmp_path / "two.onnx", [spec], PORTABLE, Silent())
+    assert two.outputs == one.outputs
+    assert len(two.plan) > 2 * 4 * 64 * 64  # the weights are in it
+    assert abs(len(two.plan) - len(one.plan)) < 2_000
+
+
 def parses(data: bytes) -> bool:
     import tensorrt_rtx as trt
 

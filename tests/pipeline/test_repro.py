@@ -90,6 +90,7 @@ def test_a_dvc_lock_cut_off_by_a_kill_is_mended_and_nothing_runs_again(small: Pr
     assert lock.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_one_bad_entry_leaves_the_good_ones(empty_project: Project) -> None:
     empty_project.params(
         "models: {digits: {}, broken: {use: digits, model: {weights: nowhere.safetensors}}, typo: {use: digts}}\n"

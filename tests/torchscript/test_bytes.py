@@ -75,6 +75,9 @@ def made_in(folder: Path, source: str, seed: str) -> dict[str, list]:
     return json.loads(done.stdout)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def clones(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list]]:
     root = tmp_path_factory.mktemp("clones")
