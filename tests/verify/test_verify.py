@@ -18,6 +18,7 @@ from qntz.builtin.onnxruntime import OnnxRuntimeBackend
 from qntz.config import EngineConfig, ToleranceConfig, VerifyConfig
 from qntz.errors import BackendError, ParityError
 from qntz.figures import measure, metrics_of
+from qntz.packed import packed
 from qntz.records import Arrays, Metric
 from qntz.verify import Verified, layer_figures, verify
 
@@ -154,7 +155,7 @@ def test_each_layer_is_compared_on_the_first_probe(tmp_path: Path) -> None:
 
 def test_equal_layers_have_an_infinite_sqnr(tmp_path: Path) -> None:
     simplified, other = network(tmp_path / "a.onnx"), network(tmp_path / "b.onnx", w2=2 * W2)
-    figures = {tensor: value for _, _, tensor, _, value in layer_figures(simplified, other.read_bytes(), PROBES[0])}
+    figures = {tensor: value for _, _, tensor, _, value in layer_figures(simplified, other, PROBES[0])}
     assert figures["hidden"] == figures["active"] == math.inf
     assert figures["y"] == pytest.approx(0.0, abs=1e-6)  # twice the output: the noise is as large as the signal
 
@@ -166,7 +167,7 @@ def test_half_precision_tensors_are_compared_with_their_float_twins(tmp_path: Pa
     model.graph.node.insert(2, helper.make_node("Cast", ["wide"], ["active"], to=TensorProto.FLOAT16))
     model.graph.node.insert(3, helper.make_node("Cast", ["active"], ["back"], to=TensorProto.FLOAT))
     model.graph.node[5].input[0] = "back"
-    figures = {t: value for _, _, t, _, value in layer_figures(simplified, model.SerializeToString(), PROBES[0])}
+    figures = {t: value for _, _, t, _, value in layer_figures(simplified, packed(model, "model.onnx"), PROBES[0])}
     exact = np.maximum(PROBES[0]["x"] @ W1, 0)
     wanted = decibels([exact.astype(np.float16).astype(np.float64)], [exact.astype(np.float64)])
     assert figures["active"] == pytest.approx(wanted, abs=0.5)
@@ -192,7 +193,7 @@ def test_require_run_refuses_what_cannot_be_run(tmp_path: Path) -> None:
 
 
 def test_a_twin_is_run_in_place_of_the_graph(tmp_path: Path) -> None:
-    twin = network(tmp_path / "twin.onnx").read_bytes()
+    twin = network(tmp_path / "twin.onnx")
     result = verified(tmp_path, NoGpu(), runnable=twin)
     assert result.metrics["sqnr_db"] > 100
     assert {float(row["sqnr_db"]) for row in rows(result.layer_figures)} == {math.inf}
