@@ -156,3 +156,11 @@ def qntz_function_rewrites():
     example = Example(lambda x: __import__("torch").relu(x))
     yield FunctionRewrite("tripled", {"torch.relu": lambda x: x.clamp(min=0) * 3}, examples=(example,))
 """
+
+
+def test_a_reader_that_stops_reading_is_no_error(folder: Path) -> None:
+    command = f"set -o pipefail; {sys.executable} -m qntz.cli plugins | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)  # 0 where all was written before the reader went away

@@ -101,6 +101,12 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], ...]] = {
         lambda x: tuple(x.median(-1, keepdim=True)),
     ),
     "aten::kthvalue": (lambda x: tuple(x.kthvalue(2, 1)),),
+    "aten::quantile": (
+        lambda x: x.quantile(0.3, 1),
+        lambda x: torch.quantile(x, torch.tensor([0.0, 0.25, 0.9]), dim=0, keepdim=True),
+        lambda x: x.quantile(torch.tensor([0.5, 1.0]), -1),
+        lambda x: x.quantile(0.7),
+    ),
     "aten::msort": (torch.msort,),
     "aten::cumsum": (
         lambda x: torch.cumsum(x > 0, 1),
@@ -163,5 +169,49 @@ class Equal(nn.Module):
         return x * 2 if torch.equal(x, x) and not torch.equal(x, x[:, :1]) else x
 
 
-SCRIPTS: dict[str, type[nn.Module]] = {"aten::norm": Norms, "aten::equal": Equal}
+class Rolled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.roll(x.shape[1] // 2, 1) + x.roll([x.shape[0], -x.shape[2] - 1], [0, 2]) + x.roll(-x.shape[1])
+
+
+class Spaced(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        one = torch.linspace(3.0, 4.0, x.shape[0] // x.shape[0])
+        return torch.linspace(-1.0, 2.5, x.shape[1])[:, None] * x + one
+
+
+class Unbound(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        total, second = torch.stack([torch.zeros(x.shape[0]), x[:, 0, 0]]).unbind()
+        total = total - second
+        for step in x.unbind(1):
+            total = total * 0.5 + (step.sum(1) if step.dim() == 2 else step.sum())
+        return total
+
+
+class Cells(nn.Module):
+    """Reads a sequence, [N, L, 5], step by step, with each kind of cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.lstm = nn.GRUCell(5, 4), nn.LSTMCell(5, 4)
+        self.tanh, self.relu = nn.RNNCell(5, 4), nn.RNNCell(5, 4, nonlinearity="relu", bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.zeros(x.shape[0], 4)
+        cell = torch.zeros(x.shape[0], 4)
+        for step in x.unbind(1):
+            hidden, cell = self.lstm(step, (hidden, cell))
+            hidden = self.relu(step, self.tanh(step, self.gru(step, hidden)))
+        return hidden + cell
+
+
+SCRIPTS: dict[str, type[nn.Module]] = {
+    **dict.fromkeys((f"aten::{one}" for one in ("gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "__contains_")), Cells),
+    "aten::norm": Norms,
+    "aten::unbind": Unbound,
+    "aten::equal": Equal,
+    "aten::roll": Rolled,
+    "aten::linspace": Spaced,
+}
 """What a trace has under another name, or not at all."""

@@ -85,6 +85,13 @@ def cast(g: Any, tensor: Any, onnx_type: str) -> Any:
     return g.op("Cast", tensor, to_i=getattr(TensorProtoDataType, onnx_type))
 
 
+def cast_as(g: Any, tensor: Any, like: Any) -> Any:
+    """The tensor in another value's dtype."""
+    from torch.onnx import JitScalarType
+
+    return g.op("Cast", tensor, to_i=JitScalarType.from_dtype(dtype_of(like)).onnx_type())
+
+
 def constant(value: Any, kind: str, name: str) -> Any:
     """An argument that is a constant: kind "i", "f", "b", "s" or "is"."""
     from torch.onnx import symbolic_helper

@@ -25,7 +25,22 @@ from qntz.records import Symbolic
 
 @hookimpl
 def qntz_symbolics(opset: int) -> Iterable[Symbolic]:
-    for function in (unflatten, mT, trace, diag_embed, inner, vdot, addmv, kron, pdist, argwhere, diff):
+    for function in (
+        unflatten,
+        mT,
+        trace,
+        diag_embed,
+        inner,
+        vdot,
+        addmv,
+        kron,
+        pdist,
+        argwhere,
+        diff,
+        roll,
+        linspace,
+        unbind,
+    ):
         yield shipped(f"aten::{function.__name__}", function)
     if opset >= 18:
         yield shipped("aten::col2im", col2im)
@@ -159,3 +174,43 @@ def col2im(g: Any, columns: Any, output_size: Any, kernel_size: Any, dilation: A
         pads_i=[*pads, *pads],
         strides_i=constant(stride, "is", "stride"),
     )
+
+
+def roll(g: Any, x: Any, shifts: Any, dims: Any) -> Any:
+    """By a number of places that may be computed, which torch's own takes as a constant."""
+    axes = constant(dims, "is", "dims")
+    rolled, dimensions = (x, rank(x, "roll")) if axes else (g.op("Reshape", x, integers(g, -1)), 1)
+    places, end = listed(g, shifts), integers(g, 2**63 - 1)
+    for i, axis in enumerate([axis % dimensions for axis in axes] or [0]):
+        here = g.op("Gather", places, integers(g, i))
+        count = size(g, rolled, axis)
+        start = g.op("Sub", count, g.op("Mod", here, count))
+        parts = ((start, end), (integers(g, 0), start))
+        cut = [g.op("Slice", rolled, first, last, integers(g, axis)) for first, last in parts]
+        rolled = g.op("Concat", *cut, axis_i=axis)
+    return rolled if axes else g.op("Reshape", rolled, g.op("Shape", x))
+
+
+def linspace(g: Any, start: Any, end: Any, steps: Any, dtype: Any, layout: Any, device: Any, pin_memory: Any) -> Any:
+    """Also of one step, which torch's own divides by zero for; of float32."""
+    import torch
+    from torch.onnx import errors
+
+    if constant(dtype, "i", "dtype") not in (None, 6) or torch.get_default_dtype() != torch.float32:
+        raise errors.SymbolicValueError("linspace of another dtype than float32", start)
+    first, last, count = (cast(g, one, "FLOAT") for one in (start, end, steps))
+    one = g.op("Constant", value_t=torch.tensor(1.0))
+    step = g.op("Div", g.op("Sub", last, first), g.op("Max", g.op("Sub", count, one), one))
+    places = g.op("Range", g.op("Constant", value_t=torch.tensor(0.0)), count, one)
+    return g.op("Add", first, g.op("Mul", places, step))
+
+
+def unbind(g: Any, x: Any, dim: Any = None, _outputs: Any = None) -> Any:
+    """Into a number of parts that is not known before a run. torch's own names the sizes, with which ONNX keeps the
+    dimension: a decision by the rank is then wrong."""
+    from torch.onnx import symbolic_opset13
+
+    if _outputs is not None:
+        return symbolic_opset13.unbind(g, x, dim, _outputs)
+    axis = 0 if dim is None else constant(dim, "i", "dim")
+    return g.op("SplitToSequence", x, axis_i=axis, keepdims_i=0)

@@ -11,6 +11,7 @@ from qntz.builtin._onnx import (
     axis_back,
     axis_last,
     cast,
+    cast_as,
     constant,
     dtype_of,
     integer,
@@ -31,6 +32,7 @@ def qntz_symbolics(opset: int) -> Iterable[Symbolic]:
     functions = (
         median,
         kthvalue,
+        quantile,
         msort,
         cumsum,
         cumprod,
@@ -72,6 +74,36 @@ def kthvalue(g: Any, x: Any, k: Any, dim: Any, keepdim: Any) -> tuple[Any, Any]:
     smallest = _smallest(g, x, integers(g, constant(k, "i", "k")), axis)
     values, indices = (_last(g, one, axis, keep) for one in smallest)
     return values, indices
+
+
+def quantile(g: Any, x: Any, q: Any, dim: Any = None, keepdim: Any = None, interpolation: Any = None) -> Any:
+    """By linear interpolation between the two nearest elements; of a list of quantiles with these first."""
+    from torch.onnx import errors
+
+    if not is_none(interpolation) and constant(interpolation, "s", "interpolation") != "linear":
+        raise errors.SymbolicValueError("a quantile that is not by linear interpolation", x)
+    keep = not is_none(keepdim) and bool(constant(keepdim, "b", "keepdim"))
+    if is_none(dim):
+        if keep:
+            raise errors.SymbolicValueError("a quantile of all elements that keeps the dimensions", x)
+        x, axis = g.op("Reshape", x, integers(g, -1)), 0
+    else:
+        axis = constant(dim, "i", "dim") % rank(x, "quantile")
+    count = size(g, x, axis)
+    values, _ = _smallest(g, x, count, axis)
+    last = g.op("Sub", cast_as(g, count, x), number(g, 1.0, x))
+    place = g.op("Mul", g.op("Reshape", cast_as(g, q, x), integers(g, -1)), last)
+    below = g.op("Floor", place)
+    ends = [cast(g, one, "INT64") for one in (below, g.op("Ceil", place))]
+    lower, upper = (g.op("Gather", values, one, axis_i=axis) for one in ends)
+    part = g.op("Sub", place, below)
+    behind = (rank(x, "quantile") if not is_none(dim) else 1) - 1 - axis
+    weight = unsqueezed(g, part, *range(1, behind + 1)) if behind else part
+    found = g.op("Add", lower, g.op("Mul", g.op("Sub", upper, lower), weight))
+    if rank(q, "quantile") == 0:
+        return found if keep else g.op("Squeeze", found, integers(g, axis))
+    found = g.op("Transpose", found, perm_i=[axis, *(i for i in range(axis + behind + 1) if i != axis)])
+    return unsqueezed(g, found, axis + 1) if keep else found
 
 
 def msort(g: Any, x: Any) -> Any:

@@ -14,6 +14,7 @@ Shapes = Mapping[str, Sequence["int | str"]]
 
 FACTORS = (0.5, 3.0)
 EXTREMES = (0.0, -100.0, 0.01)
+AGAIN = 0.875  # of what is taken again
 LONGER = (1, 3)  # elements that are added to a dimension
 
 
@@ -109,8 +110,15 @@ def scaled(inputs: Arrays, factor: float) -> Arrays:
 
 
 def resized(inputs: Arrays, axes: Sequence[tuple[str, int]], size: int) -> Arrays:
-    """The inputs with these axes cut, or filled by starting again, to a size."""
+    """The inputs with these axes cut, or filled by starting again, to a size; floats each time a little smaller, since
+    of what is the same twice any may be the largest."""
     found = dict(inputs)
     for name, axis in axes:
-        found[name] = np.take(found[name], np.arange(size) % max(found[name].shape[axis], 1), axis=axis)
+        array, count = found[name], max(found[name].shape[axis], 1)
+        places = np.arange(size)
+        taken = np.take(array, places % count, axis=axis)
+        if array.dtype.kind == "f" and size > count:
+            factors = AGAIN ** (places // count).reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+            taken = (taken * factors).astype(array.dtype)
+        found[name] = taken
     return found
