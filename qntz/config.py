@@ -358,7 +358,7 @@ STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "quantize",
 _SHAPES = ("model.inputs", "model.dims")
 _SOURCE = ("model.factory", "model.torchscript", "model.program", "model.weights")
 READS: dict[str, tuple[str, ...]] = {
-    "check": (*_SOURCE, *_SHAPES, "model.probes", "torchscript.method", "export.opset", "check"),
+    "check": (*_SOURCE, *_SHAPES, "model.probes", "torchscript.method", "torchscript.forbid", "export.opset", "check"),
     "torchscript": (*_SOURCE, *_SHAPES, "model.probes", "model.data.test", "torchscript", "export.opset"),
     "export": ("model.inputs", "export"),
     "simplify": ("simplify",),

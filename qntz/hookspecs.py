@@ -48,7 +48,7 @@ def qntz_rules() -> Iterable[records.Rule]:
     """
 
 
-@_called_by("torchscript")
+@_called_by("check", "torchscript")
 def qntz_module_rewrites() -> Iterable[records.ModuleRewrite]:
     """Replacements of submodules, on a copy of the model, before it is captured.
 
@@ -60,7 +60,7 @@ def qntz_module_rewrites() -> Iterable[records.ModuleRewrite]:
     """
 
 
-@_called_by("torchscript")
+@_called_by("check", "torchscript")
 def qntz_function_rewrites() -> Iterable[records.FunctionRewrite]:
     """Replacements of functions, of torch or of the model's own packages, while the model is captured.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from qntz import hookimpl, ort
 from qntz.builtin import rewrites, rewrites_complex
+from qntz.check import check_model
 from qntz.errors import CaptureError, ExportError, ParityError, PluginError, RewriteError
 from qntz.export import export
 from qntz.graph_passes import by_patterns
@@ -388,3 +389,20 @@ def tanh_of_exp(x: Any) -> Any:
     from onnxscript import opset18 as op
 
     return op.Tanh(op.Exp(x))
+
+
+class Spectrum(torch.nn.Module):
+    def forward(self, x):
+        return torch.fft.rfft(x).abs() + torch.special.entr(x.abs()).sum(-1, keepdim=True)
+
+
+def test_the_check_tells_what_a_rewrite_takes_away() -> None:
+    def told(**given) -> list[tuple[str, str]]:
+        report = check_model(Spectrum(), {"x": torch.ones(2, 8)}, [{"x": torch.ones(3, 6)}], **given)
+        return [(f.severity, f.message) for f in report.findings if f.slug == "unsupported-onnx-op"]
+
+    (rfft, entr) = told()
+    assert rfft == ("note", "aten::fft_rfft: the rewrite complex-arithmetic will take it away")
+    assert entr[0] == "warning"
+    assert entr[1].startswith("aten::special_entr: torch's exporter has no translation")
+    assert [severity for severity, _ in told(rewrites=())] == ["warning", "warning"]

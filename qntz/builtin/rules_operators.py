@@ -45,6 +45,9 @@ def unsupported_onnx_op(subject: Subject) -> Iterator[Finding]:
     for operator in subject.exported().refused:
         message = f"{operator.name}: {operator.why}"
         yield subject.finding("unsupported-onnx-op", "warning", operator.place, message, "exporter", operator.chain)
+    for operator in subject.exported().rewritten:
+        message = f"{operator.name}: {operator.why}"
+        yield subject.finding("unsupported-onnx-op", "note", operator.place, message, "exporter", operator.chain)
 
 
 def unsupported_engine_op(subject: Subject) -> Iterator[Finding]:

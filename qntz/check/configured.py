@@ -13,6 +13,7 @@ from qntz.check.report import CheckReport
 from qntz.model import in_order, load_model
 from qntz.plugins import Plugins
 from qntz.probes import probes_for
+from qntz.rewrite import REWRITES
 
 
 def check_configured(config: Any, root: Path, plugins: Plugins, loaded: Callable[[], None]) -> CheckReport:
@@ -20,8 +21,8 @@ def check_configured(config: Any, root: Path, plugins: Plugins, loaded: Callable
 
     Args:
         config: the sections model, check, torchscript.method and export.opset. root: the project's. plugins: give the
-            rules, and the symbolics that the export has. loaded: called
-            when the model is loaded, before it runs.
+            rules, the symbolics that the export has, and the rewrites of the capture. loaded: called when the model is
+            loaded, before it runs.
 
     Raises:
         What `check_model` raises, and ModelError where the model cannot be loaded.
@@ -40,6 +41,12 @@ def check_configured(config: Any, root: Path, plugins: Plugins, loaded: Callable
         source_root=root,
         rules=list(plugins.records("qntz_rules").values()),
         symbolics=plugins.provided("qntz_symbolics", opset=config.export.opset),
+        rewrites=[
+            one
+            for hook in REWRITES
+            for one in plugins.provided(hook)
+            if one.record.name not in config.torchscript.forbid
+        ],
         severity=config.check.severity,
         route=config.torchscript.method,
         opset=config.export.opset,

@@ -20,6 +20,7 @@ from qntz.check.source import Sources
 from qntz.check.subject import Inputs, Subject
 from qntz.errors import ConfigError, PluginError, QntzError, did_you_mean, one_line
 from qntz.records import Finding, Provided, Rule, Severity
+from qntz.rewrite import REWRITES
 
 if TYPE_CHECKING:
     from qntz.config import DimConfig
@@ -40,6 +41,7 @@ def check_model(
     route: str = "trace",
     opset: int = 17,
     symbolics: Sequence[Provided] | None = None,
+    rewrites: Sequence[Provided] | None = None,
 ) -> CheckReport:
     """Runs the model on its inputs, reads what its forward reaches, and applies the rules.
 
@@ -56,16 +58,19 @@ def check_model(
         route: how the model is to be captured: "trace", "script", "mixed", "paths", "dynamo" or "auto", which takes
         the first that is right. What only another route stumbles over is a note, what "auto" can go around a warning.
         opset: of the ONNX export. symbolics: translations to it, gathered from the hook `qntz_symbolics` as the rules.
+        rewrites: of submodules and functions, which the capture will make, gathered likewise.
 
     Raises:
         ModelError: the model does not run on an input, and no error-level finding tells why.
         ConfigError: `severity` names no rule. PluginError: a rule failed.
     """
     severity = dict(severity or {})
-    if rules is None or symbolics is None:
+    if rules is None or symbolics is None or rewrites is None:
         installed = plugins.load(source_root or Path.cwd(), "check")
         rules = list(installed.records("qntz_rules").values()) if rules is None else rules
         symbolics = installed.provided("qntz_symbolics", opset=opset) if symbolics is None else symbolics
+        if rewrites is None:
+            rewrites = [one for hook in REWRITES for one in installed.provided(hook)]
     for slug in severity:
         if slug not in (known := {rule.slug for rule in rules}):
             raise ConfigError(f"unknown rule {slug!r}", where=f"check.severity.{slug}", do=did_you_mean(slug, known))
@@ -91,7 +96,7 @@ def check_model(
         route=route,
         effect=effects.of,
         seed_matters=effects.seed_matters,
-        exported=functools.cache(lambda: observer.exported(opset, symbolics)),
+        exported=functools.cache(lambda: observer.exported(opset, symbolics, rewrites)),
     )
     findings = _not_ignored(_explained(subject, _found(subject, rules)), index, severity)
     unique = {(f.path, f.line, f.column, f.slug, f.message): f for f in findings}

@@ -23,6 +23,7 @@ from qntz.check.subject import Inputs, Observations, Seen, StateChange, Trace
 from qntz.check.traced import Tracer, is_traced_as_module, tensors_of, without_gradients
 from qntz.errors import ModelError
 from qntz.records import Provided
+from qntz.rewrite import rewritten
 
 TRACE_TOLERANCE = 1e-4  # as a capture is held to: a trace may run other kernels
 
@@ -211,15 +212,45 @@ class Observer(Runner):
         wrong = tuple(run for run in range(len(self.inputs)) if not self._agrees(self._flat(compiled), run))
         return Trace(wrong=wrong, tried=len(self.inputs))
 
-    def exported(self, opset: int, symbolics: Sequence[Provided]) -> Exported:
-        """What the exporter makes of the trace on the example; nothing where there is none."""
+    def exported(self, opset: int, symbolics: Sequence[Provided], rewrites: Sequence[Provided] = ()) -> Exported:
+        """What the exporter makes of the trace on the example; nothing where there is none. What it refuses of the
+        model as it is, it is asked of the rewritten model."""
         if self.tracer is None or self.tracer.function is None:
             return Exported()
         arguments = tensors_of(positional(cloned(self.inputs[0])))
         with without_gradients(self.module), seeded(0, set()), self.put_back():
             function, thorough = self.tracer.function, bool(self.log.draws)
             again = functools.partial(self._retraced, arguments)
-            return exported(function, again, arguments, opset, self.index, thorough, symbolics)
+            found = exported(function, again, arguments, opset, self.index, thorough, symbolics)
+            return self._rewritten(found, arguments, opset, symbolics, rewrites) if found.refused else found
+
+    def _rewritten(
+        self,
+        found: Exported,
+        arguments: Sequence[torch.Tensor],
+        opset: int,
+        symbolics: Sequence[Provided],
+        rewrites: Sequence[Provided],
+    ) -> Exported:
+        """As `found`, with those operators apart that the rewrites take away."""
+        tracer = Tracer(self.invoke, as_module=True)
+        try:
+            given = [{name: one.detach().numpy() for name, one in named(cloned(i)).items()} for i in self.inputs]
+            changed = rewritten(self.module, rewrites, given, list(given[0]), opset=opset)
+            fired = [proof.name for proof in changed.proofs if proof.places]
+            if not fired:
+                return found
+            with changed.in_force():
+                tracer(changed.module, positional(cloned(self.inputs[0])))
+        except Exception:  # a rewrite that fails, or whatever torch raises: the capture tells of it
+            return found
+        after = exported(tracer.function, lambda: tracer.function, arguments, opset, self.index, True, symbolics)
+        left = {operator.name for operator in after.refused}
+        why = f"{'rewrites' if len(fired) > 1 else 'the rewrite'} {', '.join(fired)} will take it away"
+        gone = [dataclasses.replace(one, why=why) for one in found.refused if one.name not in left]
+        known = {one.name for one in found.refused}
+        refused = [one for one in found.refused if one.name in left] + [x for x in after.refused if x.name not in known]
+        return dataclasses.replace(after, refused=tuple(refused), rewritten=tuple(gone))
 
     def _retraced(self, arguments: Sequence[torch.Tensor]) -> torch.jit.ScriptModule:
         tracer = Tracer(self.invoke, as_module=True)

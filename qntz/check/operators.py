@@ -61,12 +61,14 @@ class Operator:
 @dataclass(frozen=True)
 class Exported:
     """What the exporter makes of the trace. refused: the operators that it does not translate. unusual: those that are
-    not among the everyday ones, refused or not. data: the ONNX file's
-    bytes, where it was asked for the graph and wrote it; its nodes' doc strings hold the stack that made them."""
+    not among the everyday ones, refused or not. data: the ONNX file's bytes, where it was asked for the graph and wrote
+    it; its nodes' doc strings hold the stack that made them. rewritten: the operators that it would refuse, and that
+    rewrites take away."""
 
     refused: tuple[Operator, ...] = ()
     unusual: tuple[Operator, ...] = ()
     data: bytes | None = None
+    rewritten: tuple[Operator, ...] = ()
 
 
 def exported(

@@ -42,8 +42,9 @@ from qntz.model import (
     tensors,
 )
 from qntz.records import Arrays, Capture, Provided, RewriteProof
+from qntz.rewrite import REWRITES, Rewritten, functions_of, is_telling, rewritten
+from qntz.rewrite.functions import noted
 from qntz.torchscript.archive import name_of, write_archive
-from qntz.torchscript.functions import noted
 from qntz.torchscript.further import (
     Shapes,
     apart,
@@ -58,7 +59,6 @@ from qntz.torchscript.mixed import NO_LEAK, Evidence, evidence_of, mixed
 from qntz.torchscript.paths import joined_paths
 from qntz.torchscript.places import Places
 from qntz.torchscript.program import excluded, program_of
-from qntz.torchscript.rewrite import Rewritten, functions_of, is_telling, rewritten
 from qntz.torchscript.routes import Plain, joined, place_of, scripted, settled, traced
 
 TOLD = {
@@ -71,8 +71,6 @@ TOLD = {
 }
 ORDER = ("trace", "mixed", "script", "paths", "dynamo")
 """The order in which `auto` tries the routes; never by measured time, so that every machine takes the same."""
-REWRITES = ("qntz_module_rewrites", "qntz_function_rewrites")
-"""The hooks that give the rewrites of a capture, in the order in which they apply."""
 LIMITS = {"seconds": "torchscript.seconds", "memory": "torchscript.memory_gib"}
 WORK = 1e10
 """Floating point operations that the eager model may take on inputs which `auto` makes."""

@@ -74,15 +74,16 @@ def built(name: str):
     return module(name).cases()
 
 
-def checked(name: str, case: str, symbolics=None):
+def checked(name: str, case: str, **given):
     model, example, probes = built(name)[case]
-    return check_model(model, example, probes, source_root=FOLDER / name.partition("/")[0], symbolics=symbolics)
+    return check_model(model, example, probes, source_root=FOLDER / name.partition("/")[0], **given)
 
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name in HAZARDS for case in class_names(name)])
 def test_every_hazard_is_found_at_its_line(name: str, case: str) -> None:
     expected = marks(name.partition("/")[0])[f"{name}:{case}"]
-    report = checked(name, case, symbolics=())  # the marks are of torch's own exporter, without what qntz translates
+    # the marks are of torch's own exporter, without what qntz translates and rewrites
+    report = checked(name, case, symbolics=(), rewrites=())
     found = {(finding.path, finding.line, finding.slug) for finding in report.findings}
     assert expected <= found, found
 

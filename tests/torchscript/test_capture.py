@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from qntz.errors import CaptureError, ModelError, RewriteError
 from qntz.records import ModuleRewrite, Provided
+from qntz.rewrite import rewritten
 from qntz.torchscript import archive_bytes, capture
-from qntz.torchscript.rewrite import rewritten
 
 RNG = np.random.default_rng(0)
 

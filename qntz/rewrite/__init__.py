@@ -19,9 +19,11 @@ from qntz.eager import fresh
 from qntz.errors import ModelError, PluginError, RewriteError, did_you_mean, one_line
 from qntz.model import call, evaluated
 from qntz.records import Arrays, FunctionRewrite, ModuleRewrite, Provided, RewriteProof
-from qntz.torchscript.functions import Calls, difference, recorded, replaced
+from qntz.rewrite.functions import Calls, difference, recorded, replaced
 from qntz.versions import applicable
 
+REWRITES = ("qntz_module_rewrites", "qntz_function_rewrites")
+"""The hooks that give the rewrites, in the order in which they apply."""
 UNMATCHED, UNCALLED = "no submodule matches", "the model calls none of its functions"
 
 
