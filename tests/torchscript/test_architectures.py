@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 from qntz.export import export
 from qntz.torchscript import capture
 from tests.check.test_architectures import ARCHITECTURES, Inputs
-from tests.torchscript.test_corpora import eagers, same, under_onnxruntime
+from tests.torchscript.corpora import eagers, same, under_onnxruntime
 
 pytestmark = pytest.mark.slow
 
