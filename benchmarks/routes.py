@@ -86,7 +86,8 @@ def answer(way: Callable[[Case], bytes], file: str, name: str) -> tuple[str, str
     """One of `ANSWERS`, and why or on how much; in a process of its own."""
 
     def work(loaded: Callable[[], None]) -> tuple[str, str]:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # torch prints the graph of what it refuses
+        for written in (1, 2):  # torch prints the graph of what it refuses, ONNX Runtime each input that it does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), written)
         torch.set_num_threads(1)
         one = case(file, name)
         one.model.eval()

@@ -143,8 +143,10 @@ class Symbolic:
 
     Attributes:
         name: the operator, "aten::nan_to_num". function: `f(g, *args)` as torch.onnx documents for custom symbolic
-        functions. tolerance: of its examples' outputs, over the largest magnitude; a model's own are held to
-        `export.tolerance`. after, requires, examples: as `ModuleRewrite` has them.
+        functions. of_torch: the function is written in torch's operators instead: it has the operator's arguments, with
+        the annotations that torch.jit.script wants, and its code is put in the operator's place before the export; the
+        name is then one overload's, "aten::trapezoid.dx". tolerance: of its examples' outputs, over the largest
+        magnitude; a model's own are held to `export.tolerance`. after, requires, examples: as `ModuleRewrite` has them.
     """
 
     name: str
@@ -153,6 +155,7 @@ class Symbolic:
     tolerance: float = 1e-5
     requires: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
+    of_torch: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""Plugins' translations of torch operators to ONNX, known to torch's exporter for as long as one export takes."""
+"""Plugins' translations of torch operators to ONNX: known to torch's exporter for as long as one export takes, or,
+where they are written in torch's operators, put in the operators' place before it."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from qntz.errors import PluginError, one_line
@@ -13,7 +16,8 @@ from qntz.records import Provided
 
 @contextlib.contextmanager
 def registered(symbolics: Sequence[Provided], opset: int) -> Iterator[dict[str, list[str]]]:
-    """Registers the symbolics with torch for one export; yields of each the paths of the modules that used it."""
+    """Registers the symbolics, without those that are written in torch's operators, with torch for one export; yields
+    of each the paths of the modules that used it."""
     import torch
 
     fired: dict[str, list[str]] = {}
@@ -24,21 +28,109 @@ def registered(symbolics: Sequence[Provided], opset: int) -> Iterator[dict[str, 
             try:
                 return provided.record.function(g, *args, **kwargs)
             except Exception as error:
-                raise PluginError(
-                    f"symbolic {provided.record.name!r} fails", where=provided.provider, why=one_line(error)
-                ) from error
+                raise _failed(provided, error) from error
 
         return call
 
     for provided in symbolics:
-        fired[provided.record.name] = []
-        torch.onnx.register_custom_op_symbolic(provided.record.name, counting(provided), opset)
+        if not provided.record.of_torch:
+            fired[provided.record.name] = []
+            torch.onnx.register_custom_op_symbolic(provided.record.name, counting(provided), opset)
     try:
         yield fired
     finally:
         for name in fired:
             torch.onnx.unregister_custom_op_symbolic(name, opset)
             _forget(name)
+
+
+def lowered(module: Any, symbolics: Sequence[Provided]) -> tuple[Any, dict[str, list[str]]]:
+    """A torch.jit.ScriptModule with the code of those symbolics that are written in torch's operators in the place of
+    theirs, and of each the paths of the modules that used it. The module itself where it has none of them, else a copy.
+
+    Raises:
+        PluginError: torch.jit.script refuses a symbolic, or its outputs are not as many as the operator's.
+    """
+    known = {one.record.name: one for one in symbolics if one.record.of_torch}
+    fired: dict[str, list[str]] = {name: [] for name in known}
+    if not put_in_place(module, symbolics):
+        return module, fired
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "module.ts"
+        torch.jit.save(module, str(path))
+        module = torch.jit.load(str(path))
+    code: dict[str, Any] = {}
+    for path_of, graph in _methods(module):  # each in its own graph, by which the exporter names what it becomes
+        _put(graph, known, code, fired, path_of)
+    torch._C._jit_pass_inline(module.graph)  # what is left stands in functions
+    _put(module.graph, known, code, fired, "")
+    return module, fired
+
+
+def put_in_place(module: Any, symbolics: Sequence[Provided]) -> set[str]:
+    """The kinds of the operators of a module or function, "aten::trapezoid", whose place code of torch takes."""
+    known = {one.record.name for one in symbolics if one.record.of_torch}
+    # once a module has run without the optimizer, what it calls is no longer inlined further than one step
+    graphs = [module.inlined_graph, *(graph for _, graph in _methods(module))]
+    return {node.kind() for graph in graphs for node in nodes(graph) if _overload(node) in known}
+
+
+def _methods(module: Any) -> Iterator[tuple[str, Any]]:
+    """The graphs of the methods of a module and its parts, with the paths of these; none of a function."""
+    for path, part in module.named_modules() if hasattr(module, "named_modules") else ():
+        for method in part._c._method_names():
+            yield path, part._c._get_method(method).graph
+
+
+def nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of a graph of TorchScript, with those of its blocks."""
+    for node in graph.nodes():
+        yield node
+        for block in node.blocks():
+            yield from nodes(block)
+
+
+def _overload(node: Any) -> str:
+    """The operator's name with its overload, "aten::trapezoid.dx"; "" of what has no schema."""
+    return str(node.schema()).partition("(")[0] if node.kind().startswith("aten::") else ""
+
+
+def _put(graph: Any, known: dict[str, Provided], code: dict[str, Any], fired: dict[str, list[str]], path: str) -> None:
+    for node in list(nodes(graph)):
+        name = _overload(node)
+        if name not in known:
+            continue
+        if name not in code:
+            code[name] = _compiled(known[name])
+        with graph.insert_point_guard(node):
+            made = list(graph.insertGraph(code[name], list(node.inputs())))
+        wanted = list(node.outputs())
+        if len(wanted) > 1 and made[0].node().kind() == "prim::TupleConstruct":
+            made = list(made[0].node().inputs())
+        if len(made) != len(wanted):
+            raise _failed(known[name], ValueError(f"{len(made)} outputs, the operator has {len(wanted)}"))
+        for old, new in zip(wanted, made, strict=True):
+            old.replaceAllUsesWith(new)
+        node.destroy()
+        fired[name].append(path)
+
+
+def _compiled(provided: Provided) -> Any:
+    """The graph of a function."""
+    import torch
+
+    try:
+        graph = torch.jit.script(provided.record.function).graph.copy()
+    except Exception as error:  # the compiler raises RuntimeError, OSError, TypeError, its own kinds and more
+        raise _failed(provided, error) from error
+    torch._C._jit_pass_inline(graph)
+    return graph
+
+
+def _failed(provided: Provided, error: Exception) -> PluginError:
+    return PluginError(f"symbolic {provided.record.name!r} fails", where=provided.provider, why=one_line(error))
 
 
 def _module_of(scope: str) -> str:

@@ -22,11 +22,34 @@ def square(x: Tensor) -> Tensor:
     return x.transpose(-1, -2) @ x
 
 
+def scattered(x: Tensor, how: str, with_self: bool) -> Tensor:
+    """By two to one place, and one place without any."""
+    places = (torch.arange(x.shape[0]) // 2)[:, None, None].expand_as(x)
+    return torch.full((x.shape[0], x.shape[1], 5), 2.0).scatter_reduce(0, places, x, how, include_self=with_self)
+
+
 def with_nan(x: Tensor) -> Tensor:
     return torch.where(x > 1, torch.full_like(x, NAN), x)
 
 
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], ...]] = {
+    "aten::diag": (lambda x: torch.diag(x[0, 0]), lambda x: torch.diag(x[0]), lambda x: torch.diag(x[0].T)),
+    "aten::log1p": (lambda x: torch.log1p((x.abs() * 9).long()), lambda x: torch.log1p(x.abs())),
+    "aten::_unique2": (
+        lambda x: torch.unique(x.round(), return_inverse=True)[1],
+        lambda x: torch.unique(x.round(), return_counts=True)[1],
+    ),
+    "aten::scatter_reduce": (
+        lambda x: scattered(x, "mean", True),
+        lambda x: scattered(x, "mean", False),
+        lambda x: scattered(x, "prod", False),
+        lambda x: scattered(x, "amax", False),
+        lambda x: scattered(x, "amin", True),
+    ),
+    "aten::index_put": (
+        lambda x: torch.ones(x.shape[0], 5).index_put((torch.arange(x.shape[0]) // 2,), x[:, 0], accumulate=True),
+        lambda x: torch.ones(x.shape[0], 5).index_put((torch.arange(x.shape[0]),), x[:, 0]),
+    ),
     "aten::trunc": (lambda x: torch.trunc(x * 3),),
     "aten::frac": (lambda x: torch.frac(x * 3),),
     "aten::sgn": (torch.sgn,),

@@ -30,6 +30,7 @@ def qntz_symbolics(opset: int) -> Iterable[Symbolic]:
         mT,
         trace,
         diag_embed,
+        diag,
         inner,
         vdot,
         addmv,
@@ -91,6 +92,21 @@ def diag_embed(g: Any, tensor: Any, offset: Any, dim1: Any, dim2: Any) -> Any:
         raise errors.SymbolicValueError("diag_embed with an offset or other dimensions than the last", tensor)
     length = size(g, tensor, rank(tensor, "diag_embed") - 1)
     return g.op("Where", _is_diagonal(g, length, length), unsqueezed(g, tensor, -1), number(g, 0, tensor))
+
+
+def diag(g: Any, tensor: Any, diagonal: Any) -> Any:
+    """A vector as the diagonal of a matrix, or the diagonal of a matrix."""
+    from torch.onnx import errors
+
+    if constant(diagonal, "i", "diagonal") != 0:
+        raise errors.SymbolicValueError("diag of another diagonal than the main one", tensor)
+    if rank(tensor, "diag") == 1:
+        length = size(g, tensor, 0)
+        return g.op("Where", _is_diagonal(g, length, length), unsqueezed(g, tensor, -1), number(g, 0, tensor))
+    rows, columns = size(g, tensor, 0), size(g, tensor, 1)
+    kept = g.op("Where", _is_diagonal(g, rows, columns), tensor, number(g, 0, tensor))
+    along = g.op("ReduceSum", kept, integers(g, 1), keepdims_i=0)
+    return g.op("Slice", along, integers(g, 0), g.op("Min", rows, columns), integers(g, 0))
 
 
 def inner(g: Any, one: Any, other: Any) -> Any:

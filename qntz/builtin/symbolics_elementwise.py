@@ -30,6 +30,7 @@ def qntz_symbolics(opset: int) -> Iterable[Symbolic]:
         special_ndtr,
         rms_norm,
         nan_to_num,
+        log1p,
     ):
         yield shipped(f"aten::{function.__name__}", function)
     if opset >= 18:
@@ -86,6 +87,13 @@ def expm1(g: Any, x: Any) -> Any:
     """exp(x) - 1 as tanh(x / 2) (exp(x) + 1), which keeps the figures of a small x."""
     half = g.op("Tanh", g.op("Mul", x, number(g, 0.5, x)))
     return g.op("Mul", half, g.op("Add", g.op("Exp", x), number(g, 1, x)))
+
+
+def log1p(g: Any, x: Any) -> Any:
+    """log(1 + x), in floats also of integers."""
+    if x.type().scalarType() not in ("Float", "Double", "Half", "BFloat16"):
+        x = cast(g, x, "FLOAT")
+    return g.op("Log", g.op("Add", x, number(g, 1, x)))
 
 
 def lgamma(g: Any, x: Any) -> Any:

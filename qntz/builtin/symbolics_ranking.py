@@ -71,7 +71,7 @@ def median(g: Any, x: Any, dim: Any = None, keepdim: Any = None) -> Any:
 def kthvalue(g: Any, x: Any, k: Any, dim: Any, keepdim: Any) -> tuple[Any, Any]:
     """The k-th smallest element along a dimension, and its index."""
     axis, keep = constant(dim, "i", "dim") % rank(x, "kthvalue"), bool(constant(keepdim, "b", "keepdim"))
-    smallest = _smallest(g, x, integers(g, constant(k, "i", "k")), axis)
+    smallest = _smallest(g, x, g.op("Reshape", k, integers(g, 1)), axis)
     values, indices = (_last(g, one, axis, keep) for one in smallest)
     return values, indices
 

@@ -26,7 +26,7 @@ from qntz.check.index import SourceIndex
 from qntz.check.places import Place, owner_of
 from qntz.errors import one_line
 from qntz.records import Provided
-from qntz.symbolics import registered
+from qntz.symbolics import lowered, nodes, put_in_place, registered
 
 _STEP = re.compile(r"^(?P<file>.+)\((?P<line>\d+)\): (?P<function>\S+)$")
 
@@ -88,7 +88,7 @@ def exported(
         whole graph whatever it consists of. symbolics: translations that plugins provide.
     """
     with registered(symbolics, opset):
-        return _exported(function, retraced, arguments, opset, index, thorough)
+        return _exported(function, retraced, arguments, opset, index, thorough, symbolics)
 
 
 def _exported(
@@ -98,16 +98,17 @@ def _exported(
     opset: int,
     index: SourceIndex,
     thorough: bool,
+    symbolics: Sequence[Provided],
 ) -> Exported:
-    nodes = list(_nodes(function.inlined_graph))
-    missing = _untranslated(function, arguments, opset)
-    rare = [node for node in nodes if _is_rare(node)]
+    inside = list(nodes(function.inlined_graph))
+    missing = _untranslated(function, arguments, opset) - put_in_place(function, symbolics)
+    rare = [node for node in inside if _is_rare(node)]
     if not (missing or rare or thorough):
         return Exported()
     unusual = tuple(_operators(rare, {node.kind() for node in rare}, "", index))
     buffer = io.BytesIO()
     with _quiet():
-        module = retraced()
+        module, _ = lowered(retraced(), symbolics)
     try:
         with _quiet(), torch.no_grad():
             torch.onnx.export(
@@ -123,9 +124,9 @@ def _exported(
         kinds = set(re.findall(r"aten::\w+", str(error))) or _named({node.kind() for node in rare}, str(error))
         why = f"torch's exporter refuses it at opset {opset}: {_reason(error)}"
         known = tuple(
-            _operators(nodes, missing - kinds, f"torch's exporter has no translation at opset {opset}", index)
+            _operators(inside, missing - kinds, f"torch's exporter has no translation at opset {opset}", index)
         )
-        found = tuple(_operators(nodes, {*kinds, *(f"{kind}_" for kind in kinds)}, why, index))
+        found = tuple(_operators(inside, {*kinds, *(f"{kind}_" for kind in kinds)}, why, index))
         whole = Operator(", ".join(sorted(kinds)) or "the graph", why, index.place_of_forward(), ())
         return Exported((*(found or (whole,)), *known), unusual)
     return Exported(unusual=unusual, data=buffer.getvalue())
@@ -148,13 +149,6 @@ def _place(step: re.Match[str], index: SourceIndex) -> Place:
     file = index.sources.file(step["file"], "")
     line = int(step["line"])
     return Place(step["file"], line) if file is None else file.place(line, None, step["function"])
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.nodes():
-        yield node
-        for block in node.blocks():
-            yield from _nodes(block)
 
 
 def _untranslated(function: Any, arguments: Sequence[Any], opset: int) -> set[str]:
@@ -201,9 +195,9 @@ def _named(kinds: set[str], text: str) -> set[str]:
     return {k for k, name in plain.items() if any(w.startswith(name) or name.startswith(w) for w in words)}
 
 
-def _operators(nodes: Sequence[Any], kinds: set[str], why: str, index: SourceIndex) -> Iterator[Operator]:
+def _operators(inside: Sequence[Any], kinds: set[str], why: str, index: SourceIndex) -> Iterator[Operator]:
     seen = set()
-    for node in nodes:
+    for node in inside:
         if node.kind() in kinds:
             place, chain = place_of_stack(node.sourceRange(), index) or (index.place_of_forward(), ())
             if (node.kind(), place) not in seen:

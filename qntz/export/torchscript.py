@@ -15,7 +15,7 @@ from typing import Any
 from qntz.errors import ExportError
 from qntz.export.names import dynamic_axes
 from qntz.records import Capture, Provided
-from qntz.symbolics import registered
+from qntz.symbolics import lowered, registered
 
 LATEST = 20  # the exporter's own, and the last that it is to have
 
@@ -32,13 +32,14 @@ def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> t
     from qntz.model import tensors
 
     order = list(captured.shapes)
+    module, put = lowered(captured.module, symbolics)
     with registered(symbolics, opset) as fired, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"  # beside which the exporter writes the weights of a model beyond 2 GB
         try:
             with warnings.catch_warnings(), torch.no_grad(), _no_output():
                 warnings.simplefilter("ignore")  # the exporter's deprecation, and traces that the probes judge better
                 torch.onnx.export(
-                    captured.module,
+                    module,
                     tensors(captured.probes[0], order),
                     str(path),
                     dynamo=False,
@@ -55,7 +56,7 @@ def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> t
                 why=_reason(error),
                 do="Raise export.opset, or rewrite the operator by a plugin (README, 'Your own rewrite').",
             ) from error
-        return onnx.load(path), fired
+        return onnx.load(path), fired | put
 
 
 @contextlib.contextmanager

@@ -28,20 +28,21 @@ from qntz.check.source import Sources
 from qntz.check.subject import Leak
 from qntz.errors import CaptureError
 from qntz.model import compiled, traceable
+from qntz.torchscript.source import NUMBERS, retold, with_class_attributes
 
 NO_LEAK = "no value and no size leaves torch in the model's own code"
-_PLAIN = {kind.__name__: kind for kind in (int, float, bool, str)}
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Where values and sizes leave torch. leaks: those that a trace freezes and that differ between the inputs.
     functions: the reached functions that can be told to TorchScript, with the live ones. namespaces: the globals of all
-    that were reached."""
+    that were reached. numbers: what `item` and `tolist` gave, by the file, line and column of the call."""
 
     leaks: tuple[Leak, ...]
     functions: tuple[tuple[Function, types.FunctionType], ...]
     namespaces: tuple[dict[str, Any], ...]
+    numbers: Mapping[tuple[str, int, int], Any]
 
 
 def evidence_of(module: torch.nn.Module, inputs: Sequence[Mapping[str, torch.Tensor]]) -> Evidence:
@@ -53,7 +54,13 @@ def evidence_of(module: torch.nn.Module, inputs: Sequence[Mapping[str, torch.Ten
     reached = list(observer.index.functions.values())
     known = tuple((function, live) for function in reached if (live := _live(function)) is not None)
     namespaces = {id(function.globals): function.globals for function in reached}
-    return Evidence(tuple(leak for leak in observations.leaks if leak.varied), known, tuple(namespaces.values()))
+    numbers = {
+        (code.co_filename, *position[:2]): next(iter(runs.values()))[0]
+        for (kind, code, position), runs in observer.log.values.items()
+        if kind in NUMBERS and isinstance(position, tuple)
+    }
+    varied = tuple(leak for leak in observations.leaks if leak.varied)
+    return Evidence(varied, known, tuple(namespaces.values()), numbers)
 
 
 def mixed(
@@ -76,7 +83,10 @@ def mixed(
     paths = sorted({leak.module for leak in evidence.leaks if leak.key[1] not in codes}, key=lambda p: -p.count("."))
     inputs = _recorded(module, arguments)
     told = [*(path or "the model's own forward" for path in paths), *(live.__qualname__ for live in helpers)]
-    with _annotated(evidence.functions), warnings.catch_warnings():
+    given = {live.__code__: function.given for function, live in evidence.functions}
+    for part in module.modules():
+        with_class_attributes(part)
+    with retold(given, evidence.numbers), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for path in paths:
             part = _scripted(module, path, paths, inputs)
@@ -148,23 +158,6 @@ def _recorded(module: torch.nn.Module, arguments: Sequence[torch.Tensor]) -> dic
 
 
 @contextlib.contextmanager
-def _annotated(functions: Sequence[tuple[Function, types.FunctionType]]) -> Iterator[None]:
-    """Gives parameters without annotation the plain types that the runs gave them, for as long as it takes."""
-    kept = [(live, dict(live.__annotations__)) for _, live in functions]
-    try:
-        for function, live in functions:
-            names = [name for name in inspect.signature(live).parameters if name != "self"]
-            bare = [name for name in names if name not in live.__annotations__]
-            if any(function.given.get(name) in _PLAIN for name in bare):
-                types_of = {name: _PLAIN.get(function.given.get(name, ""), torch.Tensor) for name in bare}
-                live.__annotations__ = {**types_of, **live.__annotations__}
-        yield
-    finally:
-        for live, annotations in kept:
-            live.__annotations__ = annotations
-
-
-@contextlib.contextmanager
 def _replaced(functions: Mapping[types.FunctionType, Any]) -> Iterator[None]:
     """Lets every module's global that is one of the functions be what replaces it."""
     kept: list[tuple[dict[str, Any], str, Any]] = []
@@ -186,6 +179,7 @@ def _live(function: Function) -> types.FunctionType | None:
     name = function.name.rpartition(".")[2]
     owner = type(function.receiver) if "." in function.name else None
     found = inspect.getattr_static(owner, name, None) if owner is not None else function.globals.get(name)
+    found = found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
     if isinstance(found, types.FunctionType) and found.__code__.co_filename == function.file.filename:
         return found if function.file.function(found.__code__) is function.node else None
     return None

@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils import _pytree as pytree
 
 from qntz import ort
 from tests.check import test_corpus as checked
 
 TOLERANCE = 1e-3  # of an output's largest magnitude
 BLIND = Path(__file__).parent / "blind"
-FOLDERS = ("corpus", "blind", "capture")
-"""Those of the rule check, and that in blind/."""
+FOLDERS = ("corpus", "blind", "control", "operators", "ported")
+"""Those of the rule check, and those in blind/."""
 Inputs = dict[str, Any]
 
 
@@ -46,23 +45,21 @@ class Case:
 
 def files(folders: Sequence[str] = FOLDERS) -> list[str]:
     """The files of the folders, "folder/file"."""
-    own = [f"capture/{path.stem}" for path in sorted(BLIND.glob("[a-z]*.py"))]
+    own = [f"{path.parent.name}/{path.stem}" for path in sorted(BLIND.glob("*/[a-z]*.py"))]
     return [name for name in (*checked.NAMES, *own) if name.partition("/")[0] in folders]
 
 
 def names(file: str) -> list[str]:
     """The names of a file's classes that are cases."""
-    if not file.startswith("capture/"):
-        return checked.class_names(file)
-    return list(_built(file))
+    return checked.class_names(file) if file in checked.NAMES else list(_built(file))
 
 
 @lru_cache
 def _built(file: str) -> dict[str, Any]:
-    if not file.startswith("capture/"):
+    if file in checked.NAMES:
         return checked.built(file)
     torch.manual_seed(0)
-    return importlib.import_module(f"tests.torchscript.blind.{file.partition('/')[2]}").cases()
+    return importlib.import_module(f"tests.torchscript.blind.{file.replace('/', '.')}").cases()
 
 
 def case(file: str, name: str) -> Case:
@@ -112,8 +109,17 @@ def eagers(model: torch.nn.Module, inputs: Inputs) -> list[np.ndarray] | None:
             raw = fresh(**given)
     except Exception:
         return None
-    outputs = [leaf.numpy() for leaf in pytree.tree_leaves(raw) if isinstance(leaf, torch.Tensor)]
+    outputs = [leaf.numpy() for leaf in leaves(raw)]
     return None if any(np.isnan(one).any() for one in outputs if one.dtype.kind == "f") else outputs
+
+
+def leaves(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested outputs, in their order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif value is not None:
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from leaves(one)
 
 
 def wrong(case: Case, data: bytes) -> tuple[int, int]:

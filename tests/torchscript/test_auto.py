@@ -52,7 +52,7 @@ def right_as_onnx(module: torch.nn.Module, captured, tmp_path: Path) -> None:
         ("EarlyExit", "paths", "traced in 8 ways"),
         ("Arithmetic", "paths", "traced in 1 way"),
         ("Rare", "paths", "traced in 3 ways"),
-        ("Histogram", "dynamo", ""),
+        ("Area", "dynamo", ""),
     ],
 )
 def test_the_first_route_that_is_right_is_taken(name: str, method: str, told: str, tmp_path: Path) -> None:

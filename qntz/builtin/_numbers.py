@@ -1,0 +1,62 @@
+"""Conversions of numbers with the casts that they stand for. A number is a tensor without dimensions in an exported
+graph; `IntImplicit` and `FloatImplicit` are what the exporter may erase."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Union
+
+import torch
+from torch import Tensor
+
+
+def int_of_tensor(x: Tensor) -> int:
+    return torch.ops.aten.IntImplicit(x.to(torch.int64))
+
+
+def int_of_float(x: float) -> int:
+    return torch.ops.aten.IntImplicit(torch.scalar_tensor(x).to(torch.int64))
+
+
+def int_of_scalar(x: Union[int, float, complex]) -> int:
+    return torch.ops.aten.IntImplicit(torch.scalar_tensor(x).to(torch.int64))
+
+
+def float_of_tensor(x: Tensor) -> float:
+    return torch.ops.aten.FloatImplicit(x.to(torch.float32))
+
+
+def float_of_scalar(x: Union[int, float, complex]) -> float:
+    return torch.ops.aten.FloatImplicit(torch.scalar_tensor(x).to(torch.float32))
+
+
+def ceil_of_float(x: float) -> int:
+    return torch.ops.aten.IntImplicit(torch.scalar_tensor(x).ceil().to(torch.int64))
+
+
+def floor_of_float(x: float) -> int:
+    return torch.ops.aten.IntImplicit(torch.scalar_tensor(x).floor().to(torch.int64))
+
+
+CONVERSIONS: dict[str, Callable[..., Any]] = {
+    "Int.Tensor": int_of_tensor,
+    "Int.float": int_of_float,
+    "Int.Scalar": int_of_scalar,
+    "Float.Tensor": float_of_tensor,
+    "Float.Scalar": float_of_scalar,
+    "ceil.float": ceil_of_float,
+    "floor.float": floor_of_float,
+}
+"""By the operator's name and overload the function that takes its place."""
+
+
+class Converting(torch.nn.Module):
+    """All of them, of values and sizes, of an input [n, m, 5]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+
+        length = x.size(1)
+        half, up, down = int(length * 0.5), math.ceil(length / 3), math.floor(length / 3)
+        for _ in range(int(x.abs().sum() * 0.1) % 5 + 1):
+            x = x * 0.9 + float(x.max())
+        count = int(x[0, 0].sum().item())
+        return x[:, :half].sum(1) * float(length) + x[:, : up + down].sum(1) * count
