@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # a build without a terminal should not page, colour or phone home
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test test-slow lint format docs bench-pipeline bench-check clean
+.PHONY: repro test test-slow lint format docs bench-capture bench-check bench-pipeline bench-routes clean
 
 repro: $(READY)  ## build every engine of params.yaml and print what they are worth
 	python -m stages.mend_lock
@@ -33,6 +33,12 @@ docs: $(READY)  ## docs/rules.md and docs/plugins.md from the code
 
 bench-check: $(READY)  ## the rule check beside one eager forward and beside draft_export
 	python -m benchmarks.check
+
+bench-capture: $(READY)  ## capture by auto and export beside a bare torch.onnx.export, on 14 architectures
+	python -m benchmarks.capture
+
+bench-routes: $(READY)  ## capture by auto beside torch's own ways to ONNX, over hazardous and good models
+	python -m benchmarks.routes
 
 bench-pipeline: $(READY)  ## a cold `dvc repro` of one engine beside one plain script that does the same
 	python -m benchmarks.pipeline

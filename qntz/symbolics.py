@@ -62,10 +62,14 @@ def lowered(module: Any, symbolics: Sequence[Provided]) -> tuple[Any, dict[str, 
         torch.jit.save(module, str(path))
         module = torch.jit.load(str(path))
     code: dict[str, Any] = {}
-    for path_of, graph in _methods(module):  # each in its own graph, by which the exporter names what it becomes
-        _put(graph, known, code, fired, path_of)
+    methods = list(_methods(module))  # parts of one type share a graph
+    for part, graph in methods:
+        _note(graph, fired, part)
+    for _, graph in methods:  # each in its own graph, by which the exporter names what it becomes
+        _put(graph, known, code)
     torch._C._jit_pass_inline(module.graph)  # what is left stands in functions
-    _put(module.graph, known, code, fired, "")
+    _note(module.graph, fired, "")
+    _put(module.graph, known, code)
     return module, fired
 
 
@@ -97,7 +101,13 @@ def _overload(node: Any) -> str:
     return str(node.schema()).partition("(")[0] if node.kind().startswith("aten::") else ""
 
 
-def _put(graph: Any, known: dict[str, Provided], code: dict[str, Any], fired: dict[str, list[str]], path: str) -> None:
+def _note(graph: Any, fired: dict[str, list[str]], path: str) -> None:
+    for node in nodes(graph):
+        if (name := _overload(node)) in fired:
+            fired[name].append(path)
+
+
+def _put(graph: Any, known: dict[str, Provided], code: dict[str, Any]) -> None:
     for node in list(nodes(graph)):
         name = _overload(node)
         if name not in known:
@@ -107,14 +117,13 @@ def _put(graph: Any, known: dict[str, Provided], code: dict[str, Any], fired: di
         with graph.insert_point_guard(node):
             made = list(graph.insertGraph(code[name], list(node.inputs())))
         wanted = list(node.outputs())
-        if len(wanted) > 1 and made[0].node().kind() == "prim::TupleConstruct":
+        if made[0].node().kind() == "prim::TupleConstruct":
             made = list(made[0].node().inputs())
         if len(made) != len(wanted):
             raise _failed(known[name], ValueError(f"{len(made)} outputs, the operator has {len(wanted)}"))
         for old, new in zip(wanted, made, strict=True):
             old.replaceAllUsesWith(new)
         node.destroy()
-        fired[name].append(path)
 
 
 def _compiled(provided: Provided) -> Any:

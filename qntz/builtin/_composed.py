@@ -30,11 +30,11 @@ def bincount(x: Tensor, weights: Optional[Tensor], minlength: int) -> Tensor:
 
 
 def histc(x: Tensor, bins: int, least: float, most: float) -> Tensor:
-    """Between limits that are given, and not both 0."""
+    """Between limits that are given, and not both 0. By comparison with each bin: TensorRT cannot add to places."""
     x = x.reshape([-1])
     place = ((x - least) * (bins / (most - least))).floor().clamp(min=0, max=bins - 1)
-    counted = ((x >= least) & (x <= most)).to(x.dtype)
-    return torch.zeros([bins], dtype=x.dtype).scatter_add(0, place.to(torch.int64), counted)
+    place = torch.where((x >= least) & (x <= most), place, torch.full_like(place, -1.0))
+    return (place.unsqueeze(-1) == torch.arange(bins).to(x.dtype)).to(x.dtype).sum(0)
 
 
 def nanmedian(x: Tensor, dim: int, keepdim: bool) -> Tuple[Tensor, Tensor]:

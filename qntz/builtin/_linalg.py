@@ -88,9 +88,9 @@ def eigen(a: Tensor, sweeps: int = 10) -> tuple[Tensor, Tensor]:
 
 
 def singular(a: Tensor, sweeps: int = 10) -> tuple[Tensor, Tensor, Tensor]:
-    """u [..., m, n], s [..., n] in descending order and v [..., n, n], u and v of any sign, with a = u diag(s) v^T.
+    """u [..., m, k], s [..., k] in descending order and v [..., n, k], u and v of any sign, with a = u diag(s) v^T.
 
-    a: [..., m, n], m >= n. sweeps: as `eigen` has them.
+    a: [..., m, n], of which k is the smaller: the columns beyond it are turned to zero. sweeps: as `eigen` has them.
     """
     n = a.size(-1)
     places = torch.arange(n, device=a.device)
@@ -123,7 +123,10 @@ def singular(a: Tensor, sweeps: int = 10) -> tuple[Tensor, Tensor, Tensor]:
     values, order = values.sort(-1, descending=True)
     a = torch.gather(a, -1, order.unsqueeze(-2).expand(a.size()))
     vectors = torch.gather(vectors, -1, order.unsqueeze(-2).expand(vectors.size()))
-    return a / values.unsqueeze(-2).clamp(min=1e-30), values, vectors
+    count = min(a.size(-2), n)
+    values = values.narrow(-1, 0, count)
+    left = a.narrow(-1, 0, count) / values.unsqueeze(-2).clamp(min=1e-30)
+    return left, values, vectors.narrow(-1, 0, count)
 
 
 def orthogonal(a: Tensor) -> tuple[Tensor, Tensor]:

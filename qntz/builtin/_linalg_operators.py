@@ -56,12 +56,10 @@ def sign_and_log(A: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def pseudo_inverse(A: Tensor, least: float) -> Tensor:
-    wide = A.size(-1) > A.size(-2)
-    u, s, v = singular(A.transpose(-1, -2) if wide else A)
+    u, s, v = singular(A)
     kept = s > least * s.select(-1, 0).unsqueeze(-1)
     turned = torch.where(kept, 1 / torch.where(kept, s, torch.ones_like(s)), torch.zeros_like(s))
-    result = (v * turned.unsqueeze(-2)) @ u.transpose(-1, -2)
-    return result.transpose(-1, -2) if wide else result
+    return (v * turned.unsqueeze(-2)) @ u.transpose(-1, -2)
 
 
 def pinv(A: Tensor, atol: Optional[float], rtol: Optional[float], hermitian: bool) -> Tensor:
@@ -75,14 +73,6 @@ def pinverse(A: Tensor, rcond: float) -> Tensor:
 
 def pinv_of_rcond(A: Tensor, rcond: float, hermitian: bool) -> Tensor:
     return pseudo_inverse(A, rcond)
-
-
-def least_squares(
-    A: Tensor, B: Tensor, rcond: float | None, driver: str | None
-) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The solution; the others are left empty."""
-    nothing = torch.zeros([0], dtype=A.dtype)
-    return pseudo_inverse(A, 1.2e-7) @ B, nothing, nothing, nothing
 
 
 def matrix_exp(A: Tensor) -> Tensor:
@@ -113,11 +103,8 @@ def eigvalsh(A: Tensor, UPLO: str) -> Tensor:
 
 def svd(A: Tensor, full_matrices: bool, driver: Optional[str]) -> Tuple[Tensor, Tensor, Tensor]:
     """As many columns as the smaller size, also where `full_matrices` asks for more, but of square matrices."""
-    wide = A.size(-1) > A.size(-2)
-    u, s, v = singular(A.transpose(-1, -2) if wide else A)
-    left = v if wide else u
-    right = u if wide else v
-    return left, s, right.transpose(-1, -2)
+    u, s, v = singular(A)
+    return u, s, v.transpose(-1, -2)
 
 
 def old_svd(A: Tensor, some: bool, compute_uv: bool) -> Tuple[Tensor, Tensor, Tensor]:
@@ -194,7 +181,6 @@ OPERATORS: dict[str, tuple[Callable[..., Any], ...]] = {
     ),
     "linalg_pinv": (pinv_of_rcond, lambda x: torch.linalg.pinv(x, 1e-6)),
     "pinverse": (pinverse, lambda x: torch.pinverse(x)),
-    "linalg_lstsq": (least_squares, lambda x: torch.linalg.lstsq(x.transpose(-1, -2), x.transpose(-1, -2)[..., :2])[0]),
     "linalg_matrix_exp": (
         matrix_exp,
         lambda x: torch.linalg.matrix_exp(x[..., :4]),

@@ -333,6 +333,23 @@ def test_what_the_parser_refuses_is_rewritten_by_a_pass(root: Path) -> None:
     assert parses(model.SerializeToString())
 
 
+@pytest.mark.parametrize("name", ["inv", "cholesky", "eigh", "svd", "qr", "matrix_exp"])
+def test_matrix_functions_build_with_their_loops(rtx: Backend, tmp_path: Path, name: str) -> None:
+    from qntz.builtin._linalg_operators import OPERATORS
+    from qntz.export import export
+    from qntz.selftest import Calls
+    from qntz.torchscript import capture
+
+    rng = np.random.default_rng(0)
+    given = [{"x": rng.standard_normal((count, 4, 6), np.float32)} for count in (2, 3)]
+    captured = capture(Calls(OPERATORS[f"linalg_{name}"][1], 1), given[0], given[1:], method="trace")
+    model = onnx.load_from_string(export(captured, tmp_path / "one.onnx", opset=17).data)
+    assert "Loop" in {node.op_type for node in model.graph.node}
+    spec = TensorSpec("x", "float32", (1, 4, 6), (2, 4, 6), (8, 4, 6))
+    built = rtx.build(tmp_path / "one.onnx", [spec], PORTABLE, Silent())
+    assert len(built.plan) > 10_000
+
+
 def test_a_graph_with_its_weights_beside_it_builds(rtx: Backend, tmp_path: Path, monkeypatch) -> None:
     from qntz import packed as packing
     from qntz.artifacts import write_model

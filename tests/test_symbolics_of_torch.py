@@ -1,0 +1,124 @@
+"""Translations that are written in torch's operators: those that qntz ships are eager's at other sizes; where they go in
+the graph, and what they leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qntz import ort
+from qntz.builtin import _composed, _linalg_operators
+from qntz.builtin._numbers import Converting
+from qntz.errors import PluginError
+from qntz.export import export
+from qntz.records import Provided, Symbolic
+from qntz.selftest import Calls
+from qntz.symbolics import lowered, nodes
+from qntz.torchscript import archive_bytes, capture
+
+RNG = np.random.default_rng(3)
+MATRICES = [RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 4, 6), (3, 2, 4, 7), (1, 5, 4, 9))]
+ROWS = [RNG.standard_normal(shape).astype(np.float32) for shape in ((2, 4, 5), (3, 6, 5), (4, 3, 5))]
+OTHERS = {
+    4: RNG.standard_normal((4, 1, 4, 8)).astype(np.float32),
+    3: RNG.standard_normal((5, 7, 5)).astype(np.float32) * 2,
+}
+
+
+def cases(operators: Any, given: list[np.ndarray]) -> list[Any]:
+    return [
+        pytest.param(name, function, given, id=f"{name}-{number}")
+        for name, (_, *functions) in operators.OPERATORS.items()
+        for number, function in enumerate(functions)
+    ]
+
+
+@pytest.mark.parametrize(("name", "function", "given"), [*cases(_linalg_operators, MATRICES), *cases(_composed, ROWS)])
+def test_it_is_eagers(name: str, function: Callable[[Tensor], Tensor], given: list[np.ndarray]) -> None:
+    module = Calls(function, 1)
+    captured = capture(module, {"x": given[0]}, [{"x": one} for one in given[1:]], method="trace")
+    exported = export(captured, opset=17, require=[f"aten::{name}"])
+    other = OTHERS[given[0].ndim]
+    wanted = module(torch.from_numpy(other)).numpy()
+    (got,) = ort.run_all(exported.data, [{"x": other}])[0].values()
+    assert got.shape == wanted.shape
+    assert got.dtype == wanted.dtype
+    np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_numbers_are_converted_where_torch_erases_the_conversion() -> None:
+    module = torch.jit.script(Converting())
+    given = [{"x": one} for one in ROWS]
+    captured = capture(Converting(), given[0], given[1:], method="script")
+    exported = export(captured, opset=17)
+    other = OTHERS[3]
+    (got,) = ort.run_all(exported.data, [{"x": other}])[0].values()
+    np.testing.assert_allclose(got, module(torch.from_numpy(other)).numpy(), rtol=1e-4, atol=1e-4)
+
+
+class Solver(nn.Module):
+    def forward(self, a: Tensor) -> Tensor:
+        return torch.linalg.inv(a + 9 * torch.eye(a.shape[-1]))
+
+
+class Two(nn.Module):
+    """An operator in a part, and one in a function that a part calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleList([Solver(), Solver()])
+
+    def forward(self, a: Tensor) -> Tensor:
+        return inverted(self.inner[1](self.inner[0](a)))
+
+
+def inverted(a: Tensor) -> Tensor:
+    return torch.linalg.inv(a + 5 * torch.eye(a.size(-1)))
+
+
+def halved(A: Tensor) -> Tensor:
+    return A * 0.5
+
+
+HALVED = Provided(Symbolic("aten::linalg_inv", halved, of_torch=True), "plugins/half.py")
+
+
+@pytest.mark.parametrize("made", [torch.jit.script, lambda module: torch.jit.trace(module, torch.eye(3)[None])])
+def test_its_code_goes_in_the_operators_place_in_a_copy(made: Callable[[nn.Module], Any]) -> None:
+    module = made(Two())
+    before, a = archive_bytes(module), torch.rand(2, 3, 3)
+    changed, fired = lowered(module, [HALVED])
+    assert archive_bytes(module) == before
+    assert sorted(fired["aten::linalg_inv"]) == ["", "inner.0", "inner.1"]
+    assert "aten::linalg_inv" not in {node.kind() for node in nodes(changed.inlined_graph)}
+    plus = [9, 9, 5]
+    wanted = a
+    for number in plus:
+        wanted = (wanted + number * torch.eye(3)) / 2
+    torch.testing.assert_close(changed(a), wanted)
+
+
+def test_a_module_without_the_operator_is_itself() -> None:
+    module = torch.jit.script(nn.Linear(2, 2))
+    assert lowered(module, [HALVED])[0] is module
+
+
+def wrong_type(A: Tensor) -> Tensor:
+    return A.no_such_method()
+
+
+def two_outputs(A: Tensor) -> tuple[Tensor, Tensor]:
+    return A, A
+
+
+@pytest.mark.parametrize(("function", "why"), [(wrong_type, "no_such_method"), (two_outputs, "the operator has 1")])
+def test_one_that_does_not_fit_names_its_plugin(function: Callable[..., Any], why: str) -> None:
+    provided = Provided(Symbolic("aten::linalg_inv", function, of_torch=True), "plugins/bad.py")
+    with pytest.raises(PluginError, match=why) as raised:
+        lowered(torch.jit.script(Solver()), [provided])
+    assert raised.value.where == "plugins/bad.py"
