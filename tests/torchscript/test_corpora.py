@@ -13,6 +13,10 @@ from qntz.torchscript import capture
 from tests.torchscript import corpora
 
 pytestmark = pytest.mark.slow
+LONG = frozenset(
+    ("control/values_lists:GreedyTranslator", "operators/robotics:HungarianTracker", "ported/generative:AdaptiveODE")
+)
+"""Those that take minutes to be refused; `make bench-routes` has them."""
 REFUSED = frozenset((Path(__file__).parent / "refused.txt").read_text().split())
 
 
@@ -27,6 +31,8 @@ def judged(file: str) -> tuple[list[str], set[str]]:
     """Of a corpus file the cases that are wrong, by which route, and those that are refused."""
     wrong, refused = [], set()
     for name in corpora.names(file):
+        if f"{file}:{name}" in LONG:
+            continue
         case = corpora.case(file, name)
         try:
             captured = capture(case.model, case.example, case.probes)
