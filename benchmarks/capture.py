@@ -1,9 +1,10 @@
 """Capture by `auto` and export beside a bare torch.onnx.export of the same model, in one process.
 
-The architectures are those of the rule check's test, of small configurations. Each is then run under ONNX Runtime at
-other batch sizes and, where the model takes them, other lengths or sizes than it was captured with, and compared with
-eager. Times are CPU seconds of all threads and child processes, the least of the runs.
-`python -m benchmarks.capture [--runs N] [NAME ...]`.
+The architectures are those of the rule check's test, of small configurations, where what does not depend on the model's
+size shows most; or, with --full, of those that their papers have, with random weights. Each is then run under ONNX
+Runtime at other batch sizes and, where the model takes them, other lengths or sizes than it was captured with, and
+compared with eager. Times are CPU seconds of all threads and child processes, the least of the runs.
+`python -m benchmarks.capture [--full] [--runs N] [NAME ...]`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,44 @@ from qntz import ort
 from qntz.export import export
 from qntz.model import call, named_outputs
 from qntz.torchscript import capture
-from tests.check.test_architectures import ARCHITECTURES, Inputs
+from tests.check.test_architectures import ARCHITECTURES, Inputs, built, ids, image
 
 AIM = 2.5
 TOLERANCE = 1e-3  # of an output's largest magnitude
+
+
+Architecture = tuple[Callable[[], torch.nn.Module], Inputs, list[Inputs]]
+DETR = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None}
+
+
+def full() -> dict[str, Architecture]:
+    """The architectures in the sizes of transformers' default configurations, but for the images of two."""
+    import transformers
+
+    def detr() -> torch.nn.Module:
+        backbone = transformers.ResNetConfig(out_features=["stage4"])
+        return built("DetrModel", "DetrConfig", backbone_config=backbone, **DETR)
+
+    images: list[Inputs] = [image(2, 224), image(3, 224)]
+    other: list[Inputs] = [image(2, 224), image(3, 256)]
+    texts: list[Inputs] = [ids(2, 64), ids(3, 96)]
+    made: dict[str, tuple[Callable[[], torch.nn.Module], list[Inputs]]] = {
+        "resnet": (lambda: built("ResNetModel", "ResNetConfig"), other),
+        "vit": (lambda: built("ViTModel", "ViTConfig"), images),
+        "convnext": (lambda: built("ConvNextModel", "ConvNextConfig"), other),
+        "swin": (lambda: built("SwinModel", "SwinConfig"), images),
+        "swin of any size": (lambda: built("SwinModel", "SwinConfig"), other),
+        "mobilenet_v2": (lambda: built("MobileNetV2Model", "MobileNetV2Config"), other),
+        "segformer": (lambda: built("SegformerModel", "SegformerConfig"), other),
+        "clip": (lambda: built("CLIPVisionModel", "CLIPVisionConfig"), images),
+        "bert": (lambda: built("BertModel", "BertConfig"), texts),
+        "distilbert": (lambda: built("DistilBertModel", "DistilBertConfig"), texts),
+        "gpt2": (lambda: built("GPT2Model", "GPT2Config", use_cache=False), texts),
+        "t5 encoder": (lambda: built("T5EncoderModel", "T5Config"), texts),
+        "detr": (detr, other),
+        "yolos": (lambda: built("YolosModel", "YolosConfig", image_size=[224, 224]), images),
+    }
+    return {name: (make, given[0], given[1:]) for name, (make, given) in made.items()}
 
 
 def seconds(work: Callable[[], Any], runs: int) -> tuple[float, float]:
@@ -68,8 +103,8 @@ def is_right(data: bytes, model: torch.nn.Module, inputs: Inputs) -> bool:
     )
 
 
-def measured(name: str, runs: int) -> list[str]:
-    make, example, probes = ARCHITECTURES[name]
+def measured(name: str, architecture: Architecture, runs: int) -> list[str]:
+    make, example, probes = architecture
     torch.manual_seed(0)
     model = make()
     axes = {
@@ -116,14 +151,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(ARCHITECTURES))
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--full", action="store_true", help="in the sizes of the default configurations")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     table = Table(title=f"Capture by auto and export, CPU seconds; aim: at most {AIM} times a bare export")
     for head in ("model", "route", "right", "bare export", "auto", "auto, wall", "ratio"):
         table.add_column(head, justify="left" if head in ("model", "route") else "right")
+    architectures = full() if options.full else ARCHITECTURES
     for name in options.names:
-        table.add_row(*measured(name, options.runs))
+        table.add_row(*measured(name, architectures[name], options.runs))
     Console(width=110).print(table)
 
 

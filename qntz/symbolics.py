@@ -32,11 +32,14 @@ def registered(symbolics: Sequence[Provided], opset: int) -> Iterator[dict[str, 
 
         return call
 
-    for provided in symbolics:
-        if not provided.record.of_torch:
-            fired[provided.record.name] = []
-            torch.onnx.register_custom_op_symbolic(provided.record.name, counting(provided), opset)
     try:
+        for provided in symbolics:
+            if not provided.record.of_torch:
+                try:
+                    torch.onnx.register_custom_op_symbolic(provided.record.name, counting(provided), opset)
+                except Exception as error:  # torch raises kinds of its own for a name that is none
+                    raise _failed(provided, error) from error
+                fired[provided.record.name] = []
         yield fired
     finally:
         for name in fired:
@@ -52,8 +55,10 @@ def lowered(module: Any, symbolics: Sequence[Provided]) -> tuple[Any, dict[str, 
         PluginError: torch.jit.script refuses a symbolic, or its outputs are not as many as the operator's.
     """
     known = {one.record.name: one for one in symbolics if one.record.of_torch}
+    for provided in known.values():
+        _require_overload(provided)
     fired: dict[str, list[str]] = {name: [] for name in known}
-    if not put_in_place(module, symbolics):
+    if not any(_overload(node) in known for graph in _graphs(module) for node in nodes(graph)):
         return module, fired
     import torch
 
@@ -67,18 +72,33 @@ def lowered(module: Any, symbolics: Sequence[Provided]) -> tuple[Any, dict[str, 
         _note(graph, fired, part)
     for _, graph in methods:  # each in its own graph, by which the exporter names what it becomes
         _put(graph, known, code)
-    torch._C._jit_pass_inline(module.graph)  # what is left stands in functions
+    torch._C._jit_pass_inline(module.graph)  # what is left stands in functions, or in what was put
     _note(module.graph, fired, "")
+    _put(module.graph, known, code)
     _put(module.graph, known, code)
     return module, fired
 
 
 def put_in_place(module: Any, symbolics: Sequence[Provided]) -> set[str]:
-    """The kinds of the operators of a module or function, "aten::trapezoid", whose place code of torch takes."""
+    """The kinds of the operators of a module or function, "aten::trapezoid", whose place code of torch takes, all of
+    them."""
     known = {one.record.name for one in symbolics if one.record.of_torch}
-    # once a module has run without the optimizer, what it calls is no longer inlined further than one step
-    graphs = [module.inlined_graph, *(graph for _, graph in _methods(module))]
-    return {node.kind() for graph in graphs for node in nodes(graph) if _overload(node) in known}
+    found = [(node.kind(), _overload(node) in known) for graph in _graphs(module) for node in nodes(graph)]
+    return {kind for kind, is_known in found if is_known} - {kind for kind, is_known in found if not is_known}
+
+
+def _require_overload(provided: Provided) -> None:
+    import torch
+
+    name = provided.record.name
+    overloads = [str(one).partition("(")[0] for one in torch._C._jit_get_schemas_for_operator(name.partition(".")[0])]
+    if name not in overloads:
+        raise _failed(provided, ValueError(f"torch has no such overload, but {', '.join(overloads) or 'none'}"))
+
+
+def _graphs(module: Any) -> list[Any]:
+    """All of a module or function: once it has run without the optimizer, only one step of what it calls is inlined."""
+    return [module.inlined_graph, *(graph for _, graph in _methods(module))]
 
 
 def _methods(module: Any) -> Iterator[tuple[str, Any]]:

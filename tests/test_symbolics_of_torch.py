@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qntz import ort
 from qntz.builtin import _composed, _linalg_operators
 from qntz.builtin._numbers import Converting
-from qntz.errors import PluginError
+from qntz.errors import ExportError, PluginError
 from qntz.export import export
 from qntz.records import Provided, Symbolic
 from qntz.selftest import Calls
@@ -56,9 +56,45 @@ def test_numbers_are_converted_where_torch_erases_the_conversion() -> None:
     given = [{"x": one} for one in ROWS]
     captured = capture(Converting(), given[0], given[1:], method="script")
     exported = export(captured, opset=17)
-    other = OTHERS[3]
-    (got,) = ort.run_all(exported.data, [{"x": other}])[0].values()
-    np.testing.assert_allclose(got, module(torch.from_numpy(other)).numpy(), rtol=1e-4, atol=1e-4)
+    for length in (7, 20, 55, 100, 110, 200):  # at 100 and 200, length * 0.29 is a little less than a whole number
+        other = RNG.standard_normal((2, length, 5)).astype(np.float32)
+        (got,) = ort.run_all(exported.data, [{"x": other}])[0].values()
+        wanted = module(torch.from_numpy(other)).numpy()
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda x: torch.linalg.qr(x, mode="complete")[0], "qr in another mode than reduced"),
+        (lambda x: torch.svd(x, some=False)[1], "svd with full matrices"),
+        (lambda x: torch.linalg.pinv(x @ x.mT, hermitian=True), "pinv of a hermitian matrix"),
+        (lambda x: torch.cov(x[0, 0], fweights=torch.tensor([1, 2, 1, 3, 1, 1])), "cov with weights"),
+        (lambda x: torch.unique_consecutive(x.round(), dim=0), "unique_consecutive along a dimension"),
+        (lambda x: torch.histc(x, 4), "histc without limits"),
+        (lambda x: torch.cdist(x, x, p=0.0), "cdist that counts what differs"),
+    ],
+)
+def test_what_an_argument_asks_for_and_is_not_translated_is_refused(function: Any, why: str) -> None:
+    x = torch.from_numpy(MATRICES[0])
+    with pytest.raises(ExportError, match=why):
+        export(capture(Calls(function, 1), (x,), [(x * 2,)], method="trace"), opset=17)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.zeros(3, 5).scatter_add(0, (torch.arange(4) // 2)[:, None].expand(4, 5), x[0]),
+        lambda x: torch.zeros(3, 5).index_add(0, torch.arange(4) // 2, x[0]),
+        lambda x: torch.zeros(3, 5).index_put((torch.arange(4) // 2,), x[0], accumulate=True),
+    ],
+)
+def test_adding_to_one_place_is_refused_where_onnx_keeps_one_of_it(function: Any) -> None:
+    x = torch.from_numpy(ROWS[0])
+    captured = capture(Calls(function, 1), (x,), [(x * 2,)], method="trace")
+    with pytest.raises((ExportError, PluginError), match="below opset 16, which has no scatter that adds"):
+        export(captured, opset=13)
+    export(captured, opset=16)
 
 
 class Solver(nn.Module):
@@ -114,6 +150,12 @@ def wrong_type(A: Tensor) -> Tensor:
 
 def two_outputs(A: Tensor) -> tuple[Tensor, Tensor]:
     return A, A
+
+
+def test_a_name_that_is_no_overload_is_refused() -> None:
+    provided = Provided(Symbolic("aten::trapezoid", halved, of_torch=True), "plugins/bad.py")
+    with pytest.raises(PluginError, match=r"no such overload, but aten::trapezoid.x, aten::trapezoid.dx"):
+        lowered(torch.jit.script(Solver()), [provided])
 
 
 @pytest.mark.parametrize(("function", "why"), [(wrong_type, "no_such_method"), (two_outputs, "the operator has 1")])

@@ -17,12 +17,6 @@ def argsort(x: Tensor, stable: bool, dim: int, descending: bool) -> Tensor:
     return torch.sort(x, dim, descending)[1]
 
 
-def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, alpha: float) -> Tensor:
-    """torch's translation keeps one of what is added to one place."""
-    places = torch.zeros_like(source, dtype=torch.int64).transpose(dim, -1) + index
-    return x.scatter_add(dim, places.transpose(dim, -1), source * alpha)
-
-
 def bincount(x: Tensor, weights: Optional[Tensor], minlength: int) -> Tensor:
     size = torch.cat([x + 1, torch.full_like(x[:1], minlength), torch.zeros([1], dtype=x.dtype) + minlength]).max()
     added = torch.ones_like(x, dtype=torch.int64) if weights is None else weights
@@ -30,7 +24,8 @@ def bincount(x: Tensor, weights: Optional[Tensor], minlength: int) -> Tensor:
 
 
 def histc(x: Tensor, bins: int, least: float, most: float) -> Tensor:
-    """Between limits that are given, and not both 0. By comparison with each bin: TensorRT cannot add to places."""
+    """Between limits that are given. By comparison with each bin: TensorRT cannot add to places."""
+    assert least != most, "histc without limits"
     x = x.reshape([-1])
     place = ((x - least) * (bins / (most - least))).floor().clamp(min=0, max=bins - 1)
     place = torch.where((x >= least) & (x <= most), place, torch.full_like(place, -1.0))
@@ -52,11 +47,7 @@ def nanmedian(x: Tensor, dim: int, keepdim: bool) -> Tuple[Tensor, Tensor]:
 
 
 def nanmedian_of_all(x: Tensor) -> Tensor:
-    x = x.reshape([-1])
-    numbers = ~x.isnan()
-    values = torch.sort(torch.where(numbers, x, torch.full_like(x, float("inf"))), 0)[0]
-    count = numbers.to(torch.int64).sum()
-    return torch.where(count > 0, values[(count - 1).clamp(min=0) // 2], torch.full_like(values[0], float("nan")))
+    return nanmedian(x.reshape([-1]), 0, False)[0]
 
 
 def mode(x: Tensor, dim: int, keepdim: bool) -> Tuple[Tensor, Tensor]:
@@ -86,13 +77,14 @@ def unique_consecutive(
     return_counts: bool,
     dim: Optional[int],
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Of all elements."""
+    assert dim is None, "unique_consecutive along a dimension"
+    size = x.size()
     x = x.reshape([-1])
     changed = torch.cat([torch.ones_like(x[:1], dtype=torch.bool), x[1:] != x[:-1]])
     inverse = changed.to(torch.int64).cumsum(0) - 1
     values = x[changed]
     counts = torch.zeros_like(values, dtype=torch.int64).scatter_add(0, inverse, torch.ones_like(inverse))
-    return values, inverse, counts
+    return values, inverse.reshape(size), counts
 
 
 def unfold(x: Tensor, dim: int, size: int, step: int) -> Tensor:
@@ -104,6 +96,7 @@ def unfold(x: Tensor, dim: int, size: int, step: int) -> Tensor:
 
 
 def cdist(x: Tensor, y: Tensor, p: float, compute_mode: Optional[int]) -> Tensor:
+    assert p > 0, "cdist that counts what differs"
     apart = (x.unsqueeze(-2) - y.unsqueeze(-3)).abs()
     if p == 2.0:
         return (apart * apart).sum(-1).sqrt()
@@ -120,7 +113,7 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Te
 
 
 def erfinv(x: Tensor) -> Tensor:
-    """Giles, Approximating the erfinv function, 2010, table 5, and a step of Newton's."""
+    """Giles, Approximating the erfinv function, 2010, table 5: to float32's precision, also of what is more precise."""
     w = -((1 - x) * (1 + x)).log()
     near, far = w - 2.5, w.clamp(min=0).sqrt() - 3
     p = torch.full_like(x, 2.81022636e-08)
@@ -149,7 +142,9 @@ def take_along_dim(x: Tensor, index: Tensor, dim: Optional[int]) -> Tensor:
 
 
 def cov(x: Tensor, correction: int, fweights: Optional[Tensor], aweights: Optional[Tensor]) -> Tensor:
-    """Of two dimensions, without weights."""
+    """Of two dimensions."""
+    assert fweights is None, "cov with weights"
+    assert aweights is None, "cov with weights"
     apart = x - x.mean(1, keepdim=True)
     return apart @ apart.transpose(0, 1) / (x.size(1) - correction)
 
@@ -162,24 +157,14 @@ def corrcoef(x: Tensor) -> Tensor:
 
 def put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool) -> Tensor:
     flat = x.reshape([-1])
-    index, source = index.reshape([-1]), source.reshape([-1])
+    index, source = torch.where(index < 0, index + x.numel(), index).reshape([-1]), source.reshape([-1])
     flat = flat.scatter_add(0, index, source) if accumulate else flat.scatter(0, index, source)
     return flat.reshape(x.size())
-
-
-def pairs(x: Tensor) -> Tensor:
-    """Places of which some are the same."""
-    return torch.arange(x.shape[0]) // 2
 
 
 OPERATORS: dict[str, tuple[Callable[..., Any], ...]] = {
     "sort.stable": (sort, lambda x: torch.sort((x * 2).round(), dim=1, stable=True)[1]),
     "argsort.stable": (argsort, lambda x: torch.argsort((x * 2).round(), dim=-1, descending=True, stable=True)),
-    "index_add": (
-        index_add,
-        lambda x: torch.zeros(x.shape[0], x.shape[1], 5).index_add(0, pairs(x), x, alpha=2),
-        lambda x: torch.zeros(x.shape[0], 2, 5).index_add(1, torch.arange(x.shape[1]) % 2, x),
-    ),
     "bincount": (
         bincount,
         lambda x: torch.bincount((x.abs() * 3).long().flatten(), minlength=4),
@@ -194,6 +179,7 @@ OPERATORS: dict[str, tuple[Callable[..., Any], ...]] = {
         unique_consecutive,
         lambda x: torch.unique_consecutive(x.round().flatten()),
         lambda x: torch.unique_consecutive(x.round().flatten(), return_counts=True)[1],
+        lambda x: torch.unique_consecutive(x.round(), return_inverse=True)[1],
     ),
     "unfold": (unfold, lambda x: x.unfold(1, 2, 1), lambda x: x.unfold(-1, 3, 2), lambda x: x.unfold(0, 1, 1)),
     "cdist": (
@@ -212,7 +198,7 @@ OPERATORS: dict[str, tuple[Callable[..., Any], ...]] = {
     "corrcoef": (corrcoef, lambda x: torch.corrcoef(x[0])),
     "put": (
         put,
-        lambda x: x.put(torch.tensor([3, 0]), x[0, 0, :2] * 9),
+        lambda x: x.put(torch.tensor([3, -1]), x[0, 0, :2] * 9),
         lambda x: x.put(torch.tensor([3, 3]), x[0, 0, :2] * 9, accumulate=True),
     ),
 }

@@ -46,6 +46,11 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Any], ...]] = {
         lambda x: scattered(x, "amax", False),
         lambda x: scattered(x, "amin", True),
     ),
+    "aten::index_add": (
+        lambda x: torch.zeros(x.shape[0], x.shape[1], 5).index_add(0, torch.arange(x.shape[0]) // 2, x, alpha=2),
+        lambda x: torch.zeros(x.shape[0], 2, 5).index_add_(1, torch.arange(x.shape[1]) % 2, x),
+        lambda x: torch.zeros(3).index_add(0, torch.arange(x.shape[1]) % 3, x[0, :, 0]),
+    ),
     "aten::index_put": (
         lambda x: torch.ones(x.shape[0], 5).index_put((torch.arange(x.shape[0]) // 2,), x[:, 0], accumulate=True),
         lambda x: torch.ones(x.shape[0], 5).index_put((torch.arange(x.shape[0]),), x[:, 0]),

@@ -31,7 +31,7 @@ def eliminated(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         log = log + pivot.abs().log().squeeze(-1)
         swapped = torch.where(pivot_row == k, torch.ones_like(pivot), -torch.ones_like(pivot))
         sign = sign * (pivot.sign() * swapped).squeeze(-1)
-        row = row / pivot.unsqueeze(-1)
+        row = row / torch.where(pivot == 0, torch.ones_like(pivot), pivot).unsqueeze(-1)
         rest = both - both.select(-1, k).unsqueeze(-1) * row
         both = torch.where((rows == k).unsqueeze(-1), row, rest)
     return both.narrow(-1, n, b.size(-1)), sign, log
@@ -50,6 +50,27 @@ def cholesky(a: Tensor) -> Tensor:
     return lower
 
 
+def rotation(first: Tensor, second: Tensor, product: Tensor, p: int, q: int, n: int) -> Tensor:
+    """The rotation of the columns p and q, [..., n, n], that takes away what they have in common.
+
+    first, second, product: of both columns the squares and their product (or a_pp, a_qq and a_pq), [...].
+    """
+    places = torch.arange(n, device=product.device)
+    one = (places.unsqueeze(-1) == places).to(product.dtype)
+    flat = product == 0
+    theta = (second - first) / torch.where(flat, torch.ones_like(product), 2 * product)
+    turned = torch.where(theta >= 0, torch.ones_like(theta), -torch.ones_like(theta))
+    tangent = turned / (theta.abs() + (theta * theta + 1).sqrt())
+    tangent = torch.where(flat, torch.zeros_like(tangent), tangent)
+    cosine = 1 / (tangent * tangent + 1).sqrt()
+    sine = (tangent * cosine).unsqueeze(-1).unsqueeze(-1)
+    at_p = (places == p).to(product.dtype)
+    at_q = (places == q).to(product.dtype)
+    corner = at_p.unsqueeze(-1) * at_p + at_q.unsqueeze(-1) * at_q
+    skew = at_p.unsqueeze(-1) * at_q - at_q.unsqueeze(-1) * at_p
+    return one + (cosine.unsqueeze(-1).unsqueeze(-1) - 1) * corner + sine * skew
+
+
 def eigen(a: Tensor, sweeps: int = 10) -> tuple[Tensor, Tensor]:
     """Eigenvalues in ascending order and eigenvectors as columns, of any sign, of a symmetric matrix, [..., n, n].
 
@@ -59,68 +80,36 @@ def eigen(a: Tensor, sweeps: int = 10) -> tuple[Tensor, Tensor]:
     places = torch.arange(n, device=a.device)
     one = (places.unsqueeze(-1) == places).to(a.dtype)
     vectors = torch.zeros_like(a) + one
-    for turn in range(sweeps * n * n):
-        p = (turn // n) % n
-        q = turn % n
-        along = a.select(-1, p)
-        app = along.select(-1, p)
-        apq = along.select(-1, q)
-        aqq = a.select(-1, q).select(-1, q)
-        flat = (apq == 0) | (torch.zeros_like(apq) + float(q) <= float(p))
-        theta = (aqq - app) / torch.where(flat, torch.ones_like(apq), 2 * apq)
-        turned = torch.where(theta >= 0, torch.ones_like(theta), -torch.ones_like(theta))
-        tangent = turned / (theta.abs() + (theta * theta + 1).sqrt())
-        tangent = torch.where(flat, torch.zeros_like(tangent), tangent)
-        c = 1 / (tangent * tangent + 1).sqrt()
-        s = tangent * c
-        c = c.unsqueeze(-1).unsqueeze(-1)
-        s = s.unsqueeze(-1).unsqueeze(-1)
-        at_p = (places == p).to(a.dtype)
-        at_q = (places == q).to(a.dtype)
-        corner = at_p.unsqueeze(-1) * at_p + at_q.unsqueeze(-1) * at_q
-        skew = at_p.unsqueeze(-1) * at_q - at_q.unsqueeze(-1) * at_p
-        rotation = one + (c - 1) * corner + s * skew
-        a = rotation.transpose(-1, -2) @ a @ rotation
-        vectors = vectors @ rotation
-    values = (a * one).sum(-1)
-    values, order = values.sort(-1)
+    for _ in range(sweeps):
+        for p in range(n - 1):
+            for q in range(p + 1, n):
+                column = a.select(-1, p)
+                corner = a.select(-1, q).select(-1, q)
+                turn = rotation(column.select(-1, p), corner, column.select(-1, q), p, q, n)
+                a = turn.transpose(-1, -2) @ a @ turn
+                vectors = vectors @ turn
+    values, order = (a * one).sum(-1).sort(-1)
     return values, torch.gather(vectors, -1, order.unsqueeze(-2).expand(vectors.size()))
 
 
 def singular(a: Tensor, sweeps: int = 10) -> tuple[Tensor, Tensor, Tensor]:
     """u [..., m, k], s [..., k] in descending order and v [..., n, k], u and v of any sign, with a = u diag(s) v^T.
+    Columns of u that belong to a singular value of exactly zero are zero.
 
     a: [..., m, n], of which k is the smaller: the columns beyond it are turned to zero. sweeps: as `eigen` has them.
     """
     n = a.size(-1)
     places = torch.arange(n, device=a.device)
-    one = (places.unsqueeze(-1) == places).to(a.dtype)
-    vectors = torch.zeros_like(a.transpose(-1, -2) @ a) + one
-    for turn in range(sweeps * n * n):
-        p = (turn // n) % n
-        q = turn % n
-        first = a.select(-1, p)
-        second = a.select(-1, q)
-        product = (first * second).sum(-1)
-        flat = (product == 0) | (torch.zeros_like(product) + float(q) <= float(p))
-        difference = (second * second).sum(-1) - (first * first).sum(-1)
-        theta = difference / torch.where(flat, torch.ones_like(product), 2 * product)
-        turned = torch.where(theta >= 0, torch.ones_like(theta), -torch.ones_like(theta))
-        tangent = turned / (theta.abs() + (theta * theta + 1).sqrt())
-        tangent = torch.where(flat, torch.zeros_like(tangent), tangent)
-        c = 1 / (tangent * tangent + 1).sqrt()
-        s = tangent * c
-        c = c.unsqueeze(-1).unsqueeze(-1)
-        s = s.unsqueeze(-1).unsqueeze(-1)
-        at_p = (places == p).to(a.dtype)
-        at_q = (places == q).to(a.dtype)
-        corner = at_p.unsqueeze(-1) * at_p + at_q.unsqueeze(-1) * at_q
-        skew = at_p.unsqueeze(-1) * at_q - at_q.unsqueeze(-1) * at_p
-        rotation = one + (c - 1) * corner + s * skew
-        a = a @ rotation
-        vectors = vectors @ rotation
-    values = (a * a).sum(-2).sqrt()
-    values, order = values.sort(-1, descending=True)
+    vectors = torch.zeros_like(a.transpose(-1, -2) @ a) + (places.unsqueeze(-1) == places).to(a.dtype)
+    for _ in range(sweeps):
+        for p in range(n - 1):
+            for q in range(p + 1, n):
+                one = a.select(-1, p)
+                other = a.select(-1, q)
+                turn = rotation((one * one).sum(-1), (other * other).sum(-1), (one * other).sum(-1), p, q, n)
+                a = a @ turn
+                vectors = vectors @ turn
+    values, order = (a * a).sum(-2).sqrt().sort(-1, descending=True)
     a = torch.gather(a, -1, order.unsqueeze(-2).expand(a.size()))
     vectors = torch.gather(vectors, -1, order.unsqueeze(-2).expand(vectors.size()))
     count = min(a.size(-2), n)
@@ -145,10 +134,10 @@ def orthogonal(a: Tensor) -> tuple[Tensor, Tensor]:
         head = column.select(-1, k).unsqueeze(-1)
         length = (below * below).sum(-1, keepdim=True).sqrt()
         turned = torch.where(head >= 0, torch.ones_like(head), -torch.ones_like(head))
-        last = torch.zeros_like(head) + float(k + 1) >= float(m)
+        tail = torch.where(rows > k, column, torch.zeros_like(column))
         mirror = below + torch.where(rows == k, turned * length, torch.zeros_like(below))
         scale = (mirror * mirror).sum(-1, keepdim=True)
-        idle = last | (scale == 0)
+        idle = (tail * tail).sum(-1, keepdim=True) == 0  # as LAPACK has it, whatever the sign of the head
         factor = torch.where(idle, torch.zeros_like(scale), 2 / torch.where(idle, torch.ones_like(scale), scale))
         mirror = mirror.unsqueeze(-1)
         factor = factor.unsqueeze(-1)

@@ -28,6 +28,7 @@ def lower_triangle(A: Tensor, upper: bool) -> Tensor:
 
 
 def product_of(factor: Tensor, upper: bool) -> Tensor:
+    factor = factor.triu() if upper else factor.tril()
     turned = factor.transpose(-1, -2)
     return turned @ factor if upper else factor @ turned
 
@@ -51,28 +52,36 @@ def solve_triangular(A: Tensor, B: Tensor, upper: bool, left: bool, unitriangula
 
 
 def sign_and_log(A: Tensor) -> Tuple[Tensor, Tensor]:
-    _, sign, log = eliminated(A, A)
+    _, sign, log = eliminated(A, A.narrow(-1, 0, 0))
     return sign, log
 
 
-def pseudo_inverse(A: Tensor, least: float) -> Tensor:
+def pseudo_inverse(A: Tensor, atol: float, rtol: float) -> Tensor:
+    """rtol: negative for torch's own, by the dtype and the larger size."""
     u, s, v = singular(A)
-    kept = s > least * s.select(-1, 0).unsqueeze(-1)
+    largest = s.select(-1, 0).unsqueeze(-1)
+    is_double = torch.ones_like(largest) + 1e-10 > 1
+    epsilon = torch.where(is_double, torch.full_like(largest, 2.22e-16), torch.full_like(largest, 1.1920929e-07))
+    relative = epsilon * max(A.size(-1), A.size(-2)) if rtol < 0 else torch.full_like(largest, rtol)
+    kept = s > torch.maximum(relative * largest, torch.full_like(largest, atol))
     turned = torch.where(kept, 1 / torch.where(kept, s, torch.ones_like(s)), torch.zeros_like(s))
     return (v * turned.unsqueeze(-2)) @ u.transpose(-1, -2)
 
 
 def pinv(A: Tensor, atol: Optional[float], rtol: Optional[float], hermitian: bool) -> Tensor:
-    least = 1.2e-7 * float(max(A.size(-1), A.size(-2)))
-    return pseudo_inverse(A, least if rtol is None else rtol)
+    assert not hermitian, "pinv of a hermitian matrix"
+    absolute = 0.0 if atol is None else atol
+    own = -1.0 if absolute == 0.0 else 0.0
+    return pseudo_inverse(A, absolute, own if rtol is None else rtol)
 
 
 def pinverse(A: Tensor, rcond: float) -> Tensor:
-    return pseudo_inverse(A, rcond)
+    return pseudo_inverse(A, 0.0, rcond)
 
 
 def pinv_of_rcond(A: Tensor, rcond: float, hermitian: bool) -> Tensor:
-    return pseudo_inverse(A, rcond)
+    assert not hermitian, "pinv of a hermitian matrix"
+    return pseudo_inverse(A, 0.0, rcond)
 
 
 def matrix_exp(A: Tensor) -> Tensor:
@@ -108,20 +117,23 @@ def svd(A: Tensor, full_matrices: bool, driver: Optional[str]) -> Tuple[Tensor, 
 
 
 def old_svd(A: Tensor, some: bool, compute_uv: bool) -> Tuple[Tensor, Tensor, Tensor]:
-    u, s, v = svd(A, False, None)
-    return u, s, v.transpose(-1, -2)
+    assert some, "svd with full matrices"
+    assert compute_uv, "svd without vectors"
+    return singular(A)
 
 
 def svdvals(A: Tensor, driver: Optional[str]) -> Tensor:
-    return svd(A, False, None)[1]
+    return singular(A)[1]
 
 
 def qr(A: Tensor, mode: str) -> Tuple[Tensor, Tensor]:
-    """Of a matrix that is at least as high as wide; reduced, also where `mode` asks for more."""
+    """Of a matrix that is at least as high as wide."""
+    assert mode == "reduced", "qr in another mode than reduced"
     return orthogonal(A)
 
 
 def old_qr(A: Tensor, some: bool) -> Tuple[Tensor, Tensor]:
+    assert some, "qr that is not reduced"
     return orthogonal(A)
 
 
@@ -164,7 +176,11 @@ OPERATORS: dict[str, tuple[Callable[..., Any], ...]] = {
         lambda x: torch.linalg.cholesky(positive(x), upper=True),
     ),
     "cholesky": (lower_triangle, lambda x: torch.cholesky(positive(x))),
-    "cholesky_solve": (solve_by_cholesky, lambda x: torch.cholesky_solve(x, square(x).tril())),
+    "cholesky_solve": (
+        solve_by_cholesky,
+        lambda x: torch.cholesky_solve(x, square(x)),
+        lambda x: torch.cholesky_solve(x, square(x), upper=True),
+    ),
     "cholesky_inverse": (inverse_by_cholesky, lambda x: torch.cholesky_inverse(square(x).tril())),
     "linalg_solve_triangular": (
         solve_triangular,
@@ -172,12 +188,18 @@ OPERATORS: dict[str, tuple[Callable[..., Any], ...]] = {
         lambda x: torch.linalg.solve_triangular(square(x), x, upper=False, unitriangular=True),
         lambda x: torch.linalg.solve_triangular(square(x), x.transpose(-1, -2), upper=True, left=False),
     ),
-    "linalg_slogdet": (sign_and_log, lambda x: sum(torch.linalg.slogdet(square(x)))),
+    "linalg_slogdet": (
+        sign_and_log,
+        lambda x: sum(torch.linalg.slogdet(square(x))),
+        lambda x: torch.linalg.slogdet(square(x) * 0)[0],
+    ),
     "slogdet": (sign_and_log, lambda x: sum(torch.slogdet(square(x)))),
     "linalg_pinv.atol_rtol_float": (
         pinv,
         lambda x: torch.linalg.pinv(x),
         lambda x: torch.linalg.pinv(x.transpose(-1, -2)),
+        lambda x: torch.linalg.pinv(x, atol=1.5),
+        lambda x: torch.linalg.pinv(x.double(), rtol=0.4),
     ),
     "linalg_pinv": (pinv_of_rcond, lambda x: torch.linalg.pinv(x, 1e-6)),
     "pinverse": (pinverse, lambda x: torch.pinverse(x)),
@@ -205,6 +227,7 @@ OPERATORS: dict[str, tuple[Callable[..., Any], ...]] = {
         qr,
         lambda x: torch.linalg.qr(square(x))[0],
         lambda x: torch.linalg.qr(x.transpose(-1, -2))[1],
+        lambda x: torch.linalg.qr(square(x).triu())[1],
     ),
     "qr": (old_qr, lambda x: torch.qr(square(x))[1]),
 }

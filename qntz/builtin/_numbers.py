@@ -1,5 +1,6 @@
-"""Conversions of numbers with the casts that they stand for. A number is a tensor without dimensions in an exported
-graph; `IntImplicit` and `FloatImplicit` are what the exporter may erase."""
+"""Conversions of numbers with the casts that they stand for, and arithmetic of floats as Python has it, in float64. A
+number is a tensor without dimensions in an exported graph; `IntImplicit` and `FloatImplicit` are what the exporter may
+erase."""
 
 import math
 from collections.abc import Callable
@@ -14,27 +15,48 @@ def int_of_tensor(x: Tensor) -> int:
 
 
 def int_of_float(x: float) -> int:
-    return torch.ops.aten.IntImplicit(torch.scalar_tensor(x).to(torch.int64))
+    return torch.ops.aten.IntImplicit(torch.scalar_tensor(x, dtype=torch.float64).to(torch.int64))
 
 
 def int_of_scalar(x: Union[int, float, complex]) -> int:
-    return torch.ops.aten.IntImplicit(torch.scalar_tensor(x).to(torch.int64))
+    return torch.ops.aten.IntImplicit(torch.scalar_tensor(x, dtype=torch.float64).to(torch.int64))
 
 
 def float_of_tensor(x: Tensor) -> float:
-    return torch.ops.aten.FloatImplicit(x.to(torch.float32))
+    return torch.ops.aten.FloatImplicit(x.to(torch.float64))
 
 
 def float_of_scalar(x: Union[int, float, complex]) -> float:
-    return torch.ops.aten.FloatImplicit(torch.scalar_tensor(x).to(torch.float32))
+    return torch.ops.aten.FloatImplicit(torch.scalar_tensor(x, dtype=torch.float64))
 
 
 def ceil_of_float(x: float) -> int:
-    return torch.ops.aten.IntImplicit(torch.scalar_tensor(x).ceil().to(torch.int64))
+    return torch.ops.aten.IntImplicit(torch.scalar_tensor(x, dtype=torch.float64).ceil().to(torch.int64))
 
 
 def floor_of_float(x: float) -> int:
-    return torch.ops.aten.IntImplicit(torch.scalar_tensor(x).floor().to(torch.int64))
+    return torch.ops.aten.IntImplicit(torch.scalar_tensor(x, dtype=torch.float64).floor().to(torch.int64))
+
+
+def double(x: Union[int, float, complex]) -> Tensor:
+    """Of one dimension: the exporter computes with what has none in float32."""
+    return torch.scalar_tensor(x, dtype=torch.float64).reshape([1])
+
+
+def product(x: Union[int, float, complex], y: Union[int, float, complex]) -> float:
+    return torch.ops.aten.FloatImplicit((double(x) * double(y)).reshape([]))
+
+
+def quotient(x: Union[int, float, complex], y: Union[int, float, complex]) -> float:
+    return torch.ops.aten.FloatImplicit((double(x) / double(y)).reshape([]))
+
+
+def total(x: Union[int, float, complex], y: Union[int, float, complex]) -> float:
+    return torch.ops.aten.FloatImplicit((double(x) + double(y)).reshape([]))
+
+
+def difference(x: Union[int, float, complex], y: Union[int, float, complex]) -> float:
+    return torch.ops.aten.FloatImplicit((double(x) - double(y)).reshape([]))
 
 
 CONVERSIONS: dict[str, Callable[..., Any]] = {
@@ -45,6 +67,12 @@ CONVERSIONS: dict[str, Callable[..., Any]] = {
     "Float.Scalar": float_of_scalar,
     "ceil.float": ceil_of_float,
     "floor.float": floor_of_float,
+    "div.int": quotient,
+    "div.float": quotient,
+    "div": quotient,
+    **{f"mul.{kind}": product for kind in ("int_float", "float_int", "float")},
+    **{f"add.{kind}": total for kind in ("int_float", "float_int", "float")},
+    **{f"sub.{kind}": difference for kind in ("int_float", "float_int", "float")},
 }
 """By the operator's name and overload the function that takes its place."""
 
@@ -56,6 +84,8 @@ class Converting(torch.nn.Module):
 
         length = x.size(1)
         half, up, down = int(length * 0.5), math.ceil(length / 3), math.floor(length / 3)
+        half = half + int(length * 0.29 - half * 0.5) + int(0.1 + 0.7 * (length + 0.25)) - int(2.5 * 0.5 + length / 2)
+        half = half + int((length - 0.5) * (0.1 + length) / 0.3 - 0.1) % 3
         for _ in range(int(x.abs().sum() * 0.1) % 5 + 1):
             x = x * 0.9 + float(x.max())
         count = int(x[0, 0].sum().item())

@@ -7,10 +7,11 @@ import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from qntz.builtin._onnx import constant, number, shipped
+from qntz.builtin._onnx import cast_as, constant, dtype_of, number, rank, shipped, unsqueezed
 from qntz.hookspecs import hookimpl
 from qntz.records import Symbolic
 
+ADDS = 16  # the first opset whose scatters add
 FIRST = {"sum": 16, "prod": 16, "mean": 16, "amax": 18, "amin": 18}  # opset whose ScatterElements reduces so
 REDUCTIONS = {"sum": "add", "mean": "add", "prod": "mul", "amax": "max", "amin": "min"}
 NEUTRAL = {"sum": 0.0, "mean": 0.0, "prod": 1.0, "amax": float("-inf"), "amin": float("inf")}
@@ -19,9 +20,12 @@ NEUTRAL = {"sum": 0.0, "mean": 0.0, "prod": 1.0, "amax": float("-inf"), "amin": 
 @hookimpl
 def qntz_symbolics(opset: int) -> Iterable[Symbolic]:
     yield shipped("aten::_unique2", unique)
+    yield shipped("aten::index_add", index_add)
+    yield shipped("aten::index_put", index_put)
     if opset >= 16:
         yield shipped("aten::scatter_reduce", scatter_reduce)
-        yield shipped("aten::index_put", index_put)
+    else:
+        yield Symbolic("aten::scatter_add", scatter_add)
 
 
 def unique(g: Any, x: Any, is_sorted: Any, return_inverse: Any, return_counts: Any) -> Any:
@@ -35,6 +39,8 @@ def scatter_reduce(g: Any, x: Any, dim: Any, index: Any, source: Any, reduce: An
     from torch.onnx import errors
 
     how, axis = constant(reduce, "s", "reduce"), constant(dim, "i", "dim")
+    if not dtype_of(x).is_floating_point:
+        raise errors.SymbolicValueError("scatter_reduce of integers", x)
     if g.opset < FIRST[how]:
         raise errors.SymbolicValueError(f"scatter_reduce by {how} below opset {FIRST[how]}", x)
     with_self = bool(constant(include_self, "b", "include_self"))
@@ -54,14 +60,38 @@ def scatter_reduce(g: Any, x: Any, dim: Any, index: Any, source: Any, reduce: An
     return g.op("Where", g.op("Greater", count, number(g, 0.0, x)), result, x)
 
 
+def scatter_add(g: Any, x: Any, dim: Any, index: Any, source: Any) -> Any:
+    """Refused: torch's own keeps one of what is added to one place."""
+    raise _too_low(x, "scatter_add")
+
+
+def index_add(g: Any, x: Any, dim: Any, index: Any, source: Any, alpha: Any) -> Any:
+    if g.opset < ADDS:
+        raise _too_low(x, "index_add")
+    dimensions = rank(source, "index_add")
+    axis = constant(dim, "i", "dim") % dimensions
+    places = unsqueezed(g, index, *(i for i in range(dimensions) if i != axis)) if dimensions > 1 else index
+    places = g.op("Expand", places, g.op("Shape", source))
+    added = g.op("Mul", source, cast_as(g, alpha, x))
+    return g.op("ScatterElements", x, places, added, axis_i=axis, reduction_s="add")
+
+
 def index_put(g: Any, x: Any, indices: Any, values: Any, accumulate: Any = None) -> Any:
     """torch's own, which keeps one of what is added to one place: here ScatterND adds."""
+    adds = accumulate is not None and constant(accumulate, "b", "accumulate")
+    if adds and g.opset < ADDS:
+        raise _too_low(x, "index_put that accumulates")
     result = _torchs("symbolic_opset11", "index_put")(g, x, indices, values, accumulate)
-    if accumulate is not None and constant(accumulate, "b", "accumulate"):
-        for value in result.node().inputs():
-            if value.node().kind() == "onnx::ScatterND":
-                value.node().s_("reduction", "add")
+    for value in result.node().inputs() if adds else ():
+        if value.node().kind() == "onnx::ScatterND":
+            value.node().s_("reduction", "add")
     return result
+
+
+def _too_low(x: Any, what: str) -> Exception:
+    from torch.onnx import errors
+
+    return errors.SymbolicValueError(f"{what} below opset {ADDS}, which has no scatter that adds", x)
 
 
 def _torchs(module: str, name: str) -> Callable[..., Any]:

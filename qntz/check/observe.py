@@ -21,7 +21,7 @@ from qntz.check.run import Runner, cloned, named, positional, same
 from qntz.check.state import GENERATORS, Holding, buffers_kept, seeded
 from qntz.check.subject import Inputs, Observations, Seen, StateChange, Trace
 from qntz.check.traced import Tracer, is_traced_as_module, tensors_of, without_gradients
-from qntz.errors import ModelError
+from qntz.errors import ModelError, QntzError
 from qntz.records import Provided
 from qntz.rewrite import rewritten
 
@@ -240,9 +240,12 @@ class Observer(Runner):
             fired = [proof.name for proof in changed.proofs if proof.places]
             if not fired:
                 return found
+        except QntzError:  # a rewrite that fails: the capture tells of it
+            return found
+        try:
             with changed.in_force():
                 tracer(changed.module, positional(cloned(self.inputs[0])))
-        except Exception:  # a rewrite that fails, or whatever torch raises: the capture tells of it
+        except Exception:  # whatever torch raises where it cannot trace
             return found
         after = exported(tracer.function, lambda: tracer.function, arguments, opset, self.index, True, symbolics)
         left = {operator.name for operator in after.refused}

@@ -80,4 +80,6 @@ def _reason(error: Exception) -> str:
     """torch's own sentence, without the graph that it prints after it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "not supported" in line or "Unsupported" in line or "unsupported" in line]
+    if lines and lines[0].startswith("The following operation failed in the TorchScript interpreter"):
+        lines = lines[-1:]  # what a `raise` or `assert` says, after the code around it
     return (telling or lines or [type(error).__name__])[0][:300]

@@ -28,7 +28,7 @@ from qntz.check.source import Sources
 from qntz.check.subject import Leak
 from qntz.errors import CaptureError
 from qntz.model import compiled, traceable
-from qntz.torchscript.source import NUMBERS, retold, with_class_attributes
+from qntz.torchscript.source import NUMBERS, one_of_a_kind, retold, with_class_attributes
 
 NO_LEAK = "no value and no size leaves torch in the model's own code"
 
@@ -54,11 +54,12 @@ def evidence_of(module: torch.nn.Module, inputs: Sequence[Mapping[str, torch.Ten
     reached = list(observer.index.functions.values())
     known = tuple((function, live) for function in reached if (live := _live(function)) is not None)
     namespaces = {id(function.globals): function.globals for function in reached}
-    numbers = {
-        (code.co_filename, *position[:2]): next(iter(runs.values()))[0]
-        for (kind, code, position), runs in observer.log.values.items()
-        if kind in NUMBERS and isinstance(position, tuple)
-    }
+    numbers: dict[tuple[str, int, int], Any] = {}
+    for (kind, code, position), runs in observer.log.values.items():
+        told = [value for values in runs.values() for value in values]
+        if kind in NUMBERS and isinstance(position, tuple) and (alike := one_of_a_kind(told)) is not None:
+            line, column = position[:2]
+            numbers[code.co_filename, line, column] = alike
     varied = tuple(leak for leak in observations.leaks if leak.varied)
     return Evidence(varied, known, tuple(namespaces.values()), numbers)
 

@@ -13,6 +13,7 @@ import torch
 from qntz.errors import CaptureError, one_line
 from qntz.model import WRAPPED, compiled, named_outputs, positional_count, tensors, traceable
 from qntz.records import Arrays
+from qntz.torchscript.source import undecorated_alone
 
 
 def traced(module: torch.nn.Module, example: Arrays, order: Sequence[str], flat: bool) -> torch.jit.ScriptModule:
@@ -31,7 +32,8 @@ def traced(module: torch.nn.Module, example: Arrays, order: Sequence[str], flat:
 def scripted(module: torch.nn.Module) -> torch.jit.ScriptModule:
     """The compiled model."""
     try:
-        return compiled(module)
+        with undecorated_alone():
+            return compiled(module)
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise CaptureError(

@@ -2,14 +2,15 @@
 that it lacks in those that it has. The files and functions stay as they are; what the compiler reads is a copy.
 
 - parameters without annotation have the plain types that a run gave them;
-- globals, closed-over names and class attributes that are numbers, truths, strings, or tuples and lists of them, stand
-  as such (nothing in TorchScript reads a global);
+- globals and closed-over names that a function does not bind itself, and class attributes, that are numbers, truths,
+  strings, or tuples of them, stand as such (nothing in TorchScript reads a global);
 - `x.item()` and `x.tolist()` are conversions of x and of its elements, to what a run showed;
 - a list that begins empty has the type of the numbers that are appended to it;
 - a generator expression in a call is a list, `f(*sizes, -1)` of the functions that take sizes is `f(sizes + [-1])`, and
   `math.log2(n)` is a quotient of logarithms.
 
-Whatever it makes of the model is compared with the eager model as any capture is.
+A decorated function is refused: TorchScript reads what stands below the decorator. Whatever comes of the rest is
+compared with the eager model as any capture is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import ast
 import contextlib
 import copy
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,9 +31,7 @@ NUMBERS = ("item", "tolist")
 _OF_SIZES = frozenset(
     [
         "expand",
-        "full",
         "new_empty",
-        "new_full",
         "new_ones",
         "new_zeros",
         "ones",
@@ -60,7 +59,10 @@ def retold(
     def told(function: Any) -> Any:
         parsed = parse(function)
         function = getattr(function, "__func__", function)
-        if not isinstance(function, types.FunctionType) or parsed.filename.startswith(_OWN):
+        if not isinstance(function, types.FunctionType):
+            return parsed
+        function = undecorated(function)
+        if function.__code__.co_filename.startswith(_OWN):
             return parsed
         tree = copy.deepcopy(parsed.ast)
         definition = tree.body[0]
@@ -71,9 +73,42 @@ def retold(
             for (file, line, column), value in numbers.items()
             if file == function.__code__.co_filename
         }
-        _Plainer(_constants(function), here).visit(definition)
+        bound = _bound(definition)
+        constants = {name: value for name, value in _constants(function).items() if name not in bound}
+        _Plainer(constants, here).visit(definition)
         _annotate_lists(definition)
         return parsed._replace(ast=ast.fix_missing_locations(tree))
+
+    frontend.parse_def = told
+    try:
+        yield
+    finally:
+        frontend.parse_def = parse
+
+
+def undecorated(function: types.FunctionType) -> types.FunctionType:
+    """The function itself, or what torch's own decorators (`torch.no_grad`) stand around.
+
+    Raises:
+        TypeError: another decorator stands around it, which TorchScript would leave out.
+    """
+    while (inner := getattr(function, "__wrapped__", None)) is not None:
+        if not function.__code__.co_filename.startswith(_OWN):
+            raise TypeError(f"{inner.__qualname__} is decorated, which TorchScript leaves out")
+        function = inner
+    return function
+
+
+@contextlib.contextmanager
+def undecorated_alone() -> Iterator[None]:
+    """Lets torch.jit.script read functions without decorators alone, as they are written, for as long as it takes."""
+    parse = frontend.parse_def
+
+    def told(function: Any) -> Any:
+        plain = getattr(function, "__func__", function)
+        if isinstance(plain, types.FunctionType):
+            undecorated(plain)
+        return parse(function)
 
     frontend.parse_def = told
     try:
@@ -90,6 +125,23 @@ def with_class_attributes(module: torch.nn.Module) -> None:
         value = getattr(type(module), name)
         if _is_plain(value):
             setattr(module, name, value)
+
+
+def _bound(definition: ast.FunctionDef) -> set[str]:
+    """The names that a function, or what stands in it, gives a value."""
+    bound: set[str] = set()
+    for node in ast.walk(definition):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            bound.add(node.id)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, (ast.Global, ast.Nonlocal)):
+            bound.update(node.names)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            bound.add(node.name)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).partition(".")[0])
+    return bound
 
 
 def _annotate(definition: ast.FunctionDef, given: Mapping[str, str]) -> None:
@@ -128,7 +180,9 @@ def _kind(value: ast.expr, known: Mapping[str, str]) -> str:
 
 
 def _typed(statement: ast.stmt, appended: Mapping[str, set[str]]) -> ast.stmt:
-    if not (isinstance(statement, ast.Assign) and isinstance(statement.value, ast.List) and not statement.value.elts):
+    if not (isinstance(statement, ast.Assign) and isinstance(statement.value, ast.List)):
+        return statement
+    if statement.value.elts or len(statement.targets) != 1:
         return statement
     kinds = appended.get(_last(statement.targets[0]), set())
     if len(kinds) != 1 or kinds == {""}:
@@ -138,7 +192,7 @@ def _typed(statement: ast.stmt, appended: Mapping[str, set[str]]) -> ast.stmt:
 
 
 def _constants(function: types.FunctionType) -> dict[str, Any]:
-    """The plain values of the names that a function reads and does not set."""
+    """The plain values of the globals and closed-over names that a function may read."""
     code = function.__code__
     values = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
@@ -148,9 +202,8 @@ def _constants(function: types.FunctionType) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    if type(value) in (tuple, list):
-        return bool(value) and all(map(_is_plain, value))
-    return type(value) in PLAIN.values()
+    """Whether it is a number, a truth, a string, or a tuple of them; a list may have others when it is read."""
+    return all(map(_is_plain, value)) and bool(value) if type(value) is tuple else type(value) in PLAIN.values()
 
 
 class _Plainer(ast.NodeTransformer):
@@ -175,7 +228,8 @@ class _Plainer(ast.NodeTransformer):
             node.args = [_joined(node.args)]
         elif name == "log2" and _last(node.func.value) == "math":
             logarithm = ast.Attribute(node.func.value, "log", ast.Load())
-            parts = [ast.Call(logarithm, [of], []) for of in (node.args[0], ast.Constant(2.0))]
+            number = ast.Call(ast.Name("float", ast.Load()), [node.args[0]], [])
+            parts = [ast.Call(logarithm, [of], []) for of in (number, ast.Constant(2.0))]
             return _located(ast.BinOp(parts[0], ast.Div(), parts[1]), node)
         return node
 
@@ -185,8 +239,27 @@ def _converted(tensor: ast.expr, value: Any, depth: int = 0) -> ast.expr:
     if not isinstance(value, list):
         return ast.Call(ast.Name(type(value).__name__, ast.Load()), [tensor], [])
     element = f"_element_{depth}"
-    one = _converted(ast.Name(element, ast.Load()), value[0] if value else 0, depth + 1)
+    inside = next((one for one in value if _kind_of(one) is not None), 0)
+    one = _converted(ast.Name(element, ast.Load()), inside, depth + 1)
     return ast.ListComp(one, [ast.comprehension(ast.Name(element, ast.Store()), tensor, [], 0)])
+
+
+def one_of_a_kind(values: Sequence[Any]) -> Any:
+    """One of the numbers, or of the nested lists of numbers, that tells the kind of all; None where they differ, or are
+    empty."""
+    kinds = {kind: value for value in values if (kind := _kind_of(value)) is not None}
+    return next(iter(kinds.values())) if len(kinds) == 1 else None
+
+
+def _kind_of(value: Any) -> tuple[int, str] | None:
+    """How deep the lists are, and the type in them; None of what is empty or mixed."""
+    if not isinstance(value, list):
+        return 0, type(value).__name__
+    inside = {kind for one in value if (kind := _kind_of(one)) is not None}
+    if len(inside) != 1:
+        return None
+    ((depth, name),) = inside
+    return depth + 1, name
 
 
 def _located(made: Any, node: ast.AST) -> Any:
@@ -200,8 +273,6 @@ def _located(made: Any, node: ast.AST) -> Any:
 def _literal(value: Any) -> ast.expr:
     if isinstance(value, tuple):
         return ast.Tuple([_literal(one) for one in value], ast.Load())
-    if isinstance(value, list):
-        return ast.List([_literal(one) for one in value], ast.Load())
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
         return ast.UnaryOp(ast.USub(), ast.Constant(-value))
     return ast.Constant(value)

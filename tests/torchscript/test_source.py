@@ -4,6 +4,7 @@ showed; the source itself stays as it is."""
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from torch.jit import frontend
 
 from qntz import ort
+from qntz.errors import CaptureError
 from qntz.export import export
 from qntz.torchscript import capture
-from qntz.torchscript.source import retold, with_class_attributes
+from qntz.torchscript.source import one_of_a_kind, retold, with_class_attributes
 
 SCALE, GRID = -2.0, (1, 2)
 TABLE = {"a": 1}
@@ -77,6 +79,79 @@ def number(x: Tensor):
     return x[: x.max().item()]
 
 
+def shadowed(x, GRID=(3, 4)):
+    for SCALE in (1.0, 2.0):
+        x = x * SCALE
+    return x + GRID[0] + sum([TABLE_SIZE + 1 for TABLE_SIZE in (1, 2)]) + COUNTS[0]
+
+
+TABLE_SIZE, COUNTS = 9, [1]
+
+
+def chained(x: Tensor):
+    a = b = []
+    a.append(1)
+    return b
+
+
+def doubled(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(*args) * 2
+
+    return wrapper
+
+
+class Decorated(nn.Module):
+    @doubled
+    def scaled(self, x: Tensor) -> Tensor:
+        return x * 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(x) if x.sum() > 0 else x
+
+
+class Quiet(nn.Module):
+    @torch.no_grad()
+    def scaled(self, x: Tensor) -> Tensor:
+        return x * SCALE
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(x) if x.sum() > 0 else x
+
+
+def test_what_a_function_binds_itself_is_no_global() -> None:
+    assert told(shadowed) == ast.unparse(ast.parse(inspect.getsource(shadowed)).body[0])
+
+
+def test_a_list_with_two_names_is_left_alone() -> None:
+    assert "a = b = []" in told(chained)
+
+
+@pytest.mark.parametrize("method", ["mixed", "script"])
+def test_a_decorator_that_torchscript_leaves_out_is_refused(method: str) -> None:
+    x = torch.ones(2, 3)
+    with pytest.raises(CaptureError, match=r"Decorated.scaled is decorated, which TorchScript leaves out"):
+        capture(Decorated(), (x,), [(-x,)], method=method)
+    assert capture(Decorated(), (x,), [(-x,)]).method == "paths"
+    assert capture(Quiet(), (x,), [(-x,)]).method == "mixed"
+
+
+@pytest.mark.parametrize(
+    ("values", "one"),
+    [
+        ([1, 2], 2),
+        ([1, 2.0], None),
+        ([[], [0.5]], [0.5]),
+        ([[]], None),
+        ([[[], [1]], [[2]]], [[2]]),
+        ([[1, True]], None),
+    ],
+)
+def test_the_kind_of_numbers_is_that_of_all_runs(values: list[Any], one: Any) -> None:
+    assert one_of_a_kind(values) == one
+
+
 def test_plain_globals_stand_as_literals() -> None:
     assert told(constants) == "def constants(x):\n    return x * -2.0 + (1, 2)[1] + len(TABLE)"
 
@@ -88,7 +163,7 @@ def test_parameters_have_the_types_of_a_run() -> None:
 
 def test_a_generator_is_a_list_and_a_logarithm_of_two_a_quotient() -> None:
     assert "tuple([part * 2 for part in x.unbind(0)])" in told(generated)
-    assert told(logarithm).endswith("return math.log(n) / math.log(2.0)")
+    assert told(logarithm).endswith("return math.log(float(n)) / math.log(2.0)")
 
 
 def test_numbers_are_converted_to_what_a_run_showed() -> None:
