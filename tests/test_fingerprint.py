@@ -75,7 +75,7 @@ def test_a_template_of_the_report(project: Path) -> None:
 
 def test_a_plugin_reaches_the_stages_of_its_hooks(project: Path) -> None:
     edit = replace("plugins/complex_rotary.py", "tolerance=1e-5", "tolerance=2e-5")
-    assert changed(project, edit) == {(m, "torchscript") for m in MODELS}
+    assert changed(project, edit) == {(m, s) for m in MODELS for s in ("check", "torchscript")}
 
 
 def test_what_a_plugin_imports_counts_too(project: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_file_beside_a_plugin_reaches_the_stages_of_the_plugins(project: Path,
 
         return write
 
-    called = {(m, s) for m in MODELS for s in ("torchscript", "export", "simplify")} | {
+    called = {(m, s) for m in MODELS for s in ("check", "torchscript", "export", "simplify")} | {
         (e, "quantize") for e in ENGINES
     }
     assert changed(project, edit("table.csv")) == called

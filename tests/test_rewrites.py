@@ -406,3 +406,5 @@ def test_the_check_tells_what_a_rewrite_takes_away() -> None:
     assert entr[0] == "warning"
     assert entr[1].startswith("aten::special_entr: torch's exporter has no translation")
     assert [severity for severity, _ in told(rewrites=())] == ["warning", "warning"]
+    by_position = check_model(Spectrum(), (torch.ones(2, 8),), [(torch.ones(3, 6),)])
+    assert ("note", rfft[1]) in {(f.severity, f.message) for f in by_position.findings}

@@ -22,6 +22,7 @@ from qntz.check.state import GENERATORS, Holding, buffers_kept, seeded
 from qntz.check.subject import Inputs, Observations, Seen, StateChange, Trace
 from qntz.check.traced import Tracer, is_traced_as_module, tensors_of, without_gradients
 from qntz.errors import ModelError, QntzError
+from qntz.model import arrays_in, in_order
 from qntz.records import Provided
 from qntz.rewrite import rewritten
 
@@ -235,8 +236,8 @@ class Observer(Runner):
         """As `found`, with those operators apart that the rewrites take away."""
         tracer = Tracer(self.invoke, as_module=True)
         try:
-            given = [{name: one.detach().numpy() for name, one in named(cloned(i)).items()} for i in self.inputs]
-            changed = rewritten(self.module, rewrites, given, list(given[0]), opset=opset)
+            given = [arrays_in(self.module, cloned(one)) for one in self.inputs]
+            changed = rewritten(self.module, rewrites, given, in_order(self.module, list(given[0])), opset=opset)
             fired = [proof.name for proof in changed.proofs if proof.places]
             if not fired:
                 return found
