@@ -78,7 +78,7 @@ def test_a_line_of_the_simplification(project: Project) -> None:
 def test_a_plugin(project: Project) -> None:
     """The capture runs again for all models; its record, which names the tolerance, reaches the reports alone."""
     project.edit("plugins/complex_rotary.py", "tolerance=1e-5", "tolerance=2e-5")
-    assert project.repro() == of(MODELS, "torchscript", "report")
+    assert project.repro() == of(MODELS, "check", "torchscript", "report")
 
 
 def test_a_tools_version(project: Project, tmp_path: Path) -> None:
