@@ -13,6 +13,7 @@ from qntz.compare import Difference, differences, require_parity
 from qntz.config import DimConfig
 from qntz.eager import Eager
 from qntz.errors import CaptureError, ModelError, ParityError, one_line
+from qntz.guard import TimeIsUp, within
 from qntz.model import ProgramModule, arrays_of, named_outputs, tensors
 from qntz.records import Arrays, Provided
 from qntz.rewrite import Rewritten
@@ -31,6 +32,7 @@ WORK = 1e10
 """Floating point operations that the eager model may take on inputs which `auto` makes."""
 FURTHER = (1, 24)  # the fewest and the most of them
 LARGE = 8  # of so few the first are small
+LONGEST = 30.0  # seconds that the eager model may take on one of them; none takes a tenth of it that ends
 
 
 class Judge:
@@ -59,7 +61,7 @@ class Judge:
         tensors_alone = type(raw) is tuple and all(isinstance(one, torch.Tensor) for one in raw)
         self.flat = isinstance(raw, torch.Tensor) or tensors_alone
         self.golden = [arrays_of(raw), *(self.eager.run(one) for one in inputs[1:])]
-        self.operations = 1
+        self.operations, self.endless = 1, False
         self.further: list[Arrays] = []
         self.wanted: list[Arrays] = []
         self.extreme: list[tuple[Arrays, Arrays]] = []
@@ -165,11 +167,18 @@ class Judge:
         self.apart = []
 
     def _eager(self, inputs: Arrays) -> Arrays | None:
-        """The eager model's outputs; None where it refuses the inputs, gives others, or NaN."""
+        """The eager model's outputs; None where it refuses the inputs, gives others, or NaN. Where it once did not end
+        (an algorithm in Python, on inputs that it is not for), it is not run on others."""
+        if self.endless:
+            return None
         try:
-            outputs = self.eager.run(inputs)
+            with within(LONGEST):
+                outputs = self.eager.run(inputs)
             _require_numbers([outputs], "made input")
         except ModelError:
+            return None
+        except TimeIsUp:
+            self.endless = True
             return None
         return outputs if set(outputs) == set(self.golden[0]) else None
 

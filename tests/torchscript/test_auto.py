@@ -4,18 +4,21 @@ ONNX; or a refusal that tells of each route why."""
 from __future__ import annotations
 
 import copy
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from torch import Tensor, nn
 
 from qntz import ort
 from qntz.config import DimConfig
 from qntz.errors import CaptureError, ConfigError, ModelError
 from qntz.export import export
-from qntz.torchscript import ORDER, capture, record
+from qntz.torchscript import ORDER, capture, judge, record
 from qntz.torchscript.further import apart, further_inputs, resized, scaled, shapes_of, small_inputs
 from tests.torchscript import routed
 
@@ -299,3 +302,21 @@ def test_made_inputs() -> None:
     np.testing.assert_array_equal(made["ids"], [5, 4])
     np.testing.assert_array_equal(resized(given, [("x", 1)], 5)["x"], [[1, 2, 3, 0.875, 1.75]])
     np.testing.assert_array_equal(resized(given, [("x", 1)], 2)["x"], [[1, 2]])
+
+
+class Endless(nn.Module):
+    """Ends for what is positive alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        while float(x.sum()) <= 0:
+            x = x * 1.0
+        return x * 2
+
+
+def test_a_model_that_does_not_end_on_what_is_made_of_its_inputs_is_not_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr(judge, "LONGEST", 0.5)
+    started = time.monotonic()
+    captured = capture(Endless(), (torch.rand(2, 3) + 0.1,), [(torch.rand(4, 3) + 0.1,)])
+    assert captured.method in ORDER
+    assert time.monotonic() - started < 60
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL

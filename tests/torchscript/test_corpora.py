@@ -14,7 +14,12 @@ from tests.torchscript import corpora
 
 pytestmark = pytest.mark.slow
 LONG = frozenset(
-    ("control/values_lists:GreedyTranslator", "operators/robotics:HungarianTracker", "ported/generative:AdaptiveODE")
+    (
+        "ported/impossible:HungarianMatcher",
+        "control/values_lists:GreedyTranslator",
+        "operators/robotics:HungarianTracker",
+        "ported/generative:AdaptiveODE",
+    )
 )
 """Those that take minutes to be refused; `make bench-routes` has them."""
 REFUSED = frozenset((Path(__file__).parent / "refused.txt").read_text().split())
