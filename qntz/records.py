@@ -145,8 +145,9 @@ class Symbolic:
         name: the operator, "aten::nan_to_num". function: `f(g, *args)` as torch.onnx documents for custom symbolic
         functions. of_torch: the function is written in torch's operators instead: it has the operator's arguments, with
         the annotations that torch.jit.script wants, and its code is put in the operator's place before the export; the
-        name is then one overload's, "aten::trapezoid.dx". tolerance: of its examples' outputs, over the largest
-        magnitude; a model's own are held to `export.tolerance`. after, requires, examples: as `ModuleRewrite` has them.
+        name is then one overload's, "aten::trapezoid.dx". match: of such a one, True for a torch._C.Node whose place it
+        takes; None: all. tolerance: of its examples' outputs, over the largest magnitude; a model's own are held to
+        `export.tolerance`. after, requires, examples: as `ModuleRewrite` has them.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Symbolic:
     requires: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
     of_torch: bool = False
+    match: Callable[[Any], bool] | None = None
 
 
 @dataclass(frozen=True)

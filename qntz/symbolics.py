@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,9 @@ def lowered(module: Any, symbolics: Sequence[Provided]) -> tuple[Any, dict[str, 
     Raises:
         PluginError: torch.jit.script refuses a symbolic, or its outputs are not as many as the operator's.
     """
-    known = {one.record.name: one for one in symbolics if one.record.of_torch}
-    for provided in known.values():
-        _require_overload(provided)
-    fired: dict[str, list[str]] = {name: [] for name in known}
-    if not any(_overload(node) in known for graph in _graphs(module) for node in nodes(graph)):
+    known = _of_torch(symbolics)
+    fired: dict[str, list[str]] = {name: [] for overloads in known.values() for name in overloads}
+    if not any(_taken(node, known) for graph in _graphs(module) for node in nodes(graph)):
         return module, fired
     import torch
 
@@ -69,11 +67,11 @@ def lowered(module: Any, symbolics: Sequence[Provided]) -> tuple[Any, dict[str, 
     code: dict[str, Any] = {}
     methods = list(_methods(module))  # parts of one type share a graph
     for part, graph in methods:
-        _note(graph, fired, part)
+        _note(graph, known, fired, part)
     for _, graph in methods:  # each in its own graph, by which the exporter names what it becomes
         _put(graph, known, code)
     torch._C._jit_pass_inline(module.graph)  # what is left stands in functions, or in what was put
-    _note(module.graph, fired, "")
+    _note(module.graph, known, fired, "")
     _put(module.graph, known, code)
     _put(module.graph, known, code)
     return module, fired
@@ -82,8 +80,8 @@ def lowered(module: Any, symbolics: Sequence[Provided]) -> tuple[Any, dict[str, 
 def put_in_place(module: Any, symbolics: Sequence[Provided]) -> set[str]:
     """The kinds of the operators of a module or function, "aten::trapezoid", whose place code of torch takes, all of
     them."""
-    known = {one.record.name for one in symbolics if one.record.of_torch}
-    found = [(node.kind(), _overload(node) in known) for graph in _graphs(module) for node in nodes(graph)]
+    known = _of_torch(symbolics)
+    found = [(node.kind(), _taken(node, known) is not None) for graph in _graphs(module) for node in nodes(graph)]
     return {kind for kind, is_known in found if is_known} - {kind for kind, is_known in found if not is_known}
 
 
@@ -121,26 +119,48 @@ def _overload(node: Any) -> str:
     return str(node.schema()).partition("(")[0] if node.kind().startswith("aten::") else ""
 
 
-def _note(graph: Any, fired: dict[str, list[str]], path: str) -> None:
+Known = Mapping[str, Mapping[str, Provided]]
+"""The symbolics that are written in torch's operators, by the kind of node and, since a node's schema takes much longer
+to tell than its kind, by the overload's name then."""
+
+
+def _of_torch(symbolics: Sequence[Provided]) -> Known:
+    known: dict[str, dict[str, Provided]] = {}
+    for provided in symbolics:
+        if provided.record.of_torch:
+            _require_overload(provided)
+            known.setdefault(provided.record.name.partition(".")[0], {})[provided.record.name] = provided
+    return known
+
+
+def _taken(node: Any, known: Known) -> Provided | None:
+    """That of the known symbolics which takes the place of a node."""
+    overloads = known.get(node.kind())
+    found = overloads.get(_overload(node)) if overloads else None
+    return found if found is not None and (found.record.match is None or found.record.match(node)) else None
+
+
+def _note(graph: Any, known: Known, fired: dict[str, list[str]], path: str) -> None:
     for node in nodes(graph):
-        if (name := _overload(node)) in fired:
-            fired[name].append(path)
+        if (found := _taken(node, known)) is not None:
+            fired[found.record.name].append(path)
 
 
-def _put(graph: Any, known: dict[str, Provided], code: dict[str, Any]) -> None:
+def _put(graph: Any, known: Known, code: dict[str, Any]) -> None:
     for node in list(nodes(graph)):
-        name = _overload(node)
-        if name not in known:
+        found = _taken(node, known)
+        if found is None:
             continue
+        name = found.record.name
         if name not in code:
-            code[name] = _compiled(known[name])
+            code[name] = _compiled(found)
         with graph.insert_point_guard(node):
             made = list(graph.insertGraph(code[name], list(node.inputs())))
         wanted = list(node.outputs())
         if made[0].node().kind() == "prim::TupleConstruct":
             made = list(made[0].node().inputs())
         if len(made) != len(wanted):
-            raise _failed(known[name], ValueError(f"{len(made)} outputs, the operator has {len(wanted)}"))
+            raise _failed(found, ValueError(f"{len(made)} outputs, the operator has {len(wanted)}"))
         for old, new in zip(wanted, made, strict=True):
             old.replaceAllUsesWith(new)
         node.destroy()

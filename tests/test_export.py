@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from torch import Tensor, nn
 
 from qntz import ort
 from qntz.errors import ExportError, ParityError, PluginError, RewriteError
-from qntz.export import Exported, export
+from qntz.export import Exported, export, torchscript
+from qntz.export.deferred import put_back
 from qntz.export.names import dynamic_axes
 from qntz.model import load_torchscript, run_model
 from qntz.records import Capture, GraphPass, Provided, Symbolic
@@ -87,6 +91,47 @@ def test_a_saved_file_gives_the_same_bytes_as_the_next_export(tmp_path: Path) ->
     a, b = (exported_from(load_torchscript(tmp_path / name), PROBES, golden(net)).data for name in ("a.ts", "b.ts"))
     assert a == b
     assert str(tmp_path).encode() not in a
+
+
+class Projected(nn.Module):
+    """Weights that the exporter transposes, that a shape is computed of, and that a branch alone takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.other = nn.Linear(64, 48), nn.Parameter(torch.randn(64, 48))
+        self.register_buffer("sizes", torch.tensor([4, -1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, x[:, :1].expand(-1, 64 - x.size(1))], 1)
+        y = self.linear(x[:, None]) if bool(x.sum() > 0) else (x @ self.other)[:, None]
+        return y.reshape(-1, int(self.sizes[0]), 12).sum(2)
+
+
+@pytest.mark.parametrize("make", [torch.jit.script, lambda net: torch.jit.trace(net, torch.ones(2, 3))])
+def test_leaving_the_weights_out_for_a_while_changes_no_byte(monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
+    net = Projected().eval()
+    module = make(net)
+    probes = [probe for probe in PROBES if bool(probe["x"].sum() > 0)] or PROBES[:1]
+    outputs = [{"output": module(torch.from_numpy(probe["x"])).detach().numpy()} for probe in probes]
+    saved = archive_bytes(module)  # which runs leave as it is
+    ours = exported_from(torch.jit.load(io.BytesIO(saved)), probes, outputs)
+    kept = torch._C.Graph._export_onnx, torch._C._jit_pass_onnx_graph_shape_type_inference
+
+    @contextlib.contextmanager
+    def not_deferred(_: Any) -> Iterator[dict[str, bytes]]:
+        yield {}
+
+    monkeypatch.setattr(torchscript, "deferred", not_deferred)
+    assert exported_from(torch.jit.load(io.BytesIO(saved)), probes, outputs).data == ours.data
+    weights = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load_from_string(ours.data).graph.initializer}
+    weight = net.linear.weight.detach().numpy()
+    assert any(np.array_equal(one, weight) or np.array_equal(one, weight.T) for one in weights.values())
+    assert (torch._C.Graph._export_onnx, torch._C._jit_pass_onnx_graph_shape_type_inference) == kept
+
+
+def test_weights_that_do_not_belong_to_a_graph_are_refused() -> None:
+    with pytest.raises(ExportError, match="lost weights: 1 were left out, the graph names 0"):
+        put_back(onnx.ModelProto(), {"w": b"1234"})
 
 
 def test_control_flow_stays_control_flow() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import onnx
 import pytest
@@ -131,3 +133,77 @@ def test_every_stage_takes_both_files(method: str, precision: str, low: None, tm
     np.testing.assert_allclose(got, wanted, atol={"fp32": 1e-6, "fp16": 1e-3, "bf16": 1e-2, "int8": 3e-2}[precision])
     assert layer_figures(tmp_path / "simplified.onnx", runnable(done.file), probes[0])
     assert read_model(tmp_path / "quantized.onnx").graph.initializer
+
+
+def kinds() -> onnx.ModelProto:
+    """Weights of several types, one in a branch, one with a doc string, and fields before and after the graph."""
+    rng = np.random.default_rng(1)
+    arrays = {
+        "half": rng.standard_normal((64, 40)).astype(np.float16),
+        "double": rng.standard_normal((40, 30)),
+        "whole": np.arange(600).reshape(30, 20),
+        "truth": rng.random((50, 20)) > 0.5,
+        "none": np.empty((0, 3), np.float32),
+    }
+    branches = []
+    for factor in (1.0, -2.0):
+        weight = numpy_helper.from_array(np.full(600, factor), "inner")
+        node = helper.make_node("Mul", ["total", "inner"], ["y"])
+        branches.append(helper.make_graph([node], "branch", [], [out("y")], [weight]))
+    nodes = [
+        helper.make_node("Cast", ["x"], ["low"], to=TensorProto.FLOAT16),
+        helper.make_node("MatMul", ["low", "half"], ["a"]),
+        helper.make_node("Cast", ["a"], ["b"], to=TensorProto.DOUBLE),
+        helper.make_node("MatMul", ["b", "double"], ["c"]),
+        helper.make_node("Cast", ["whole"], ["d"], to=TensorProto.DOUBLE),
+        helper.make_node("Cast", ["truth"], ["e"], to=TensorProto.DOUBLE),
+        helper.make_node("MatMul", ["c", "d"], ["f"]),
+        helper.make_node("ReduceSum", ["e"], ["g"], keepdims=0),
+        helper.make_node("ReduceSum", ["f"], ["h"], keepdims=0),
+        helper.make_node("Add", ["g", "h"], ["total"]),
+        helper.make_node("Greater", ["total", "g"], ["large"]),
+        helper.make_node("If", ["large"], ["y"], then_branch=branches[0], else_branch=branches[1]),
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    tensors[1].doc_string = "with a field after the weights"
+    graph = helper.make_graph(
+        nodes,
+        "kinds",
+        [helper.make_tensor_value_info("x", 1, ["n", 64])],
+        [out("y")],
+        tensors,
+        doc_string="of the graph",
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="qntz")
+    helper.set_model_props(model, {"key": "value"})
+    return model
+
+
+def out(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.DOUBLE, None)
+
+
+@pytest.mark.parametrize("model", [product(64, 3000, 1), kinds()], ids=["product", "kinds"])
+def test_a_models_bytes_are_protobufs_own(model: onnx.ModelProto) -> None:
+    data = packed(model, "m.onnx").data
+    assert data == model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("model", [product(64, 3000, 1), kinds()], ids=["product", "kinds"])
+def test_a_model_in_memory_runs_as_its_bytes_do(model: onnx.ModelProto) -> None:
+    inputs = [{"x": X}, {"x": -X[:1]}]
+    before = model.SerializeToString(deterministic=True)
+    for got, wanted in zip(ort.run_all(model, inputs), ort.run_all(before, inputs), strict=True):
+        np.testing.assert_array_equal(got["y"], wanted["y"])
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_a_session_keeps_the_weights_of_a_model_that_is_gone() -> None:
+    model = product(3000)
+    wanted = ort.run_all(model.SerializeToString(), [{"x": X}])[0]["y"]
+    opened = ort.session(model)
+    del model
+    gc.collect()
+    taken = [np.full(64 * 3000, 7, np.float32) for _ in range(8)]  # what was freed would be theirs
+    np.testing.assert_array_equal(ort.run(opened, {"x": X})["y"], wanted)
+    assert len(taken) == 8

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qntz import ort
 from qntz.builtin import _composed, _linalg_operators
 from qntz.builtin._numbers import Converting
+from qntz.builtin.symbolics_numbers import qntz_symbolics
 from qntz.errors import ExportError, PluginError
 from qntz.export import export
 from qntz.records import Provided, Symbolic
@@ -163,3 +164,34 @@ def test_one_that_does_not_fit_names_its_plugin(function: Callable[..., Any], wh
     with pytest.raises(PluginError, match=why) as raised:
         lowered(torch.jit.script(Solver()), [provided])
     assert raised.value.where == "plugins/bad.py"
+
+
+class Sized(nn.Module):
+    """Sizes, and what is computed of them, as a trace has them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, m = x.shape
+        padded = nn.functional.pad(x, (0, -m % 4, 0, n * 2 - n))
+        return padded.reshape(2 * n, (m + 3) // 4, 4).sum(1).expand(-(-n * 2 // 1), 4)
+
+
+class Rounded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, : int(x.abs().max())]
+
+
+def numbers() -> list[Provided]:
+    return [Provided(one, "qntz") for one in qntz_symbolics(20)]
+
+
+def test_sizes_are_no_conversions_of_numbers() -> None:
+    module = torch.jit.trace(Sized(), torch.randn(3, 5))
+    assert "aten::Int" in {node.kind() for node in nodes(module.inlined_graph)}
+    same, fired = lowered(module, numbers())
+    assert same is module
+    assert not any(fired.values())
+
+
+def test_a_value_that_becomes_a_number_is_a_conversion() -> None:
+    _, fired = lowered(torch.jit.script(Rounded()), numbers())
+    assert {name for name, places in fired.items() if places} == {"aten::Int.Tensor"}

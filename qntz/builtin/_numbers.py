@@ -77,6 +77,34 @@ CONVERSIONS: dict[str, Callable[..., Any]] = {
 """By the operator's name and overload the function that takes its place."""
 
 
+_WHOLE = frozenset(
+    f"aten::{name}" for name in ("add", "sub", "rsub", "mul", "neg", "floor_divide", "remainder", "detach")
+)
+
+
+def converts(node: Any) -> bool:
+    """Whether an operator of CONVERSIONS is more than a change of type: a trace has an `aten::Int` at each use of a
+    size, whose tensor holds whole numbers already."""
+    return node.kind() != "aten::Int" or not _is_whole(node.inputsAt(0))
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a number, or a tensor of them, is certain to be of integers: sizes and what is computed of them."""
+    kind, node = value.type().kind(), value.node()
+    if kind != "TensorType":
+        return bool(kind == "IntType")
+    if node.kind() == "prim::TupleUnpack" and (packed := node.inputsAt(0).node()).kind() == "prim::TupleConstruct":
+        return _is_whole(packed.inputsAt(value.offset()))
+    if node.kind() == "prim::Constant":
+        constant = value.toIValue()
+        return isinstance(constant, int) or (
+            isinstance(constant, Tensor) and not constant.is_floating_point() and not constant.is_complex()
+        )
+    if node.kind() == "aten::div" and node.inputsSize() == 3:  # with a way to round
+        return node.inputsAt(2).type().kind() == "StringType" and all(map(_is_whole, list(node.inputs())[:2]))
+    return node.kind() in (*_WHOLE, "prim::NumToTensor") and all(map(_is_whole, node.inputs()))
+
+
 class Converting(torch.nn.Module):
     """All of them, of values and sizes, of an input [n, m, 5]."""
 

@@ -11,8 +11,8 @@ from qntz.records import Example, Symbolic
 def qntz_symbolics(opset: int) -> Iterable[Symbolic]:
     import torch
 
-    from qntz.builtin._numbers import CONVERSIONS, Converting
+    from qntz.builtin._numbers import CONVERSIONS, Converting, converts
 
     scripted = Example(module=lambda: torch.jit.script(Converting()))
     for name, function in CONVERSIONS.items():
-        yield Symbolic(f"aten::{name}", function, examples=(scripted,), of_torch=True)
+        yield Symbolic(f"aten::{name}", function, examples=(scripted,), of_torch=True, match=converts)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from qntz.errors import ExportError
+from qntz.export.deferred import deferred, put_back
 from qntz.export.names import dynamic_axes
 from qntz.records import Capture, Provided
 from qntz.symbolics import lowered, registered
@@ -31,21 +31,22 @@ def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> t
 
     from qntz.model import tensors
 
-    order = list(captured.shapes)
+    order, golden = list(captured.shapes), captured.golden[0]
     module, put = lowered(captured.module, symbolics)
-    with registered(symbolics, opset) as fired, tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"  # beside which the exporter writes the weights of a model beyond 2 GB
+    outputs = tensors(golden, list(golden)) if module is captured.module else None  # what was put in may refuse to run
+    file = io.BytesIO()
+    with registered(symbolics, opset) as fired, deferred(outputs) as weights:
         try:
             with warnings.catch_warnings(), torch.no_grad(), _no_output():
                 warnings.simplefilter("ignore")  # the exporter's deprecation, and traces that the probes judge better
                 torch.onnx.export(
                     module,
                     tensors(captured.probes[0], order),
-                    str(path),
+                    file,
                     dynamo=False,
                     opset_version=opset,
                     input_names=order,
-                    output_names=list(captured.golden[0]),
+                    output_names=list(golden),
                     dynamic_axes=dynamic_axes(captured.shapes, captured.probes, captured.golden),
                     verbose=True,  # keeps of each node what it was made of
                 )
@@ -56,7 +57,9 @@ def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> t
                 why=_reason(error),
                 do="Raise export.opset, or rewrite the operator by a plugin (README, 'Your own rewrite').",
             ) from error
-        return onnx.load(path), fired | put
+    model = onnx.load_from_string(file.getvalue())
+    put_back(model, weights)
+    return model, fired | put
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from qntz.eager import fresh
+from qntz.eager import Eager, fresh
 from qntz.errors import ModelError, PluginError, RewriteError, did_you_mean, one_line
 from qntz.model import call, evaluated
 from qntz.records import Arrays, FunctionRewrite, ModuleRewrite, Provided, RewriteProof
@@ -113,7 +113,9 @@ class _Rewriting:
             uncalled = [one.record.name for one in self.functions if one.record.name not in called]
             self.reasons |= dict.fromkeys(uncalled, UNCALLED)
             self.functions = [one for one in self.functions if one.record.name in called]
-        functions = self._called(self.functions)
+            functions = self._called(self.functions, self.probes)
+        else:
+            functions = self._called(self.functions, self.probes[:1])
         for provided in rewrites:
             name = provided.record.name
             if name in self.require and name not in self.fired:
@@ -162,9 +164,10 @@ class _Rewriting:
         self.module = result
         self.fired[provided.record.name] = (tuple(places), worst)
 
-    def _called(self, rewrites: Sequence[Provided]) -> list[Provided]:
-        """Those of the function rewrites that the model calls on the example, and that are right on all probes."""
-        left, probes = list(rewrites), self.probes[:1]
+    def _called(self, rewrites: Sequence[Provided], probes: Sequence[Arrays]) -> list[Provided]:
+        """Those of the function rewrites that the model calls, and that are right on all probes. probes: those of them
+        that it is first run on, to see which it calls."""
+        left = list(rewrites)
         while left:
             calls, failed = self._run_with(left, probes)
             used = [one for one in left if calls[one.record.name].places]
@@ -189,10 +192,11 @@ class _Rewriting:
         self, rewrites: Sequence[Provided], probes: Sequence[Arrays]
     ) -> tuple[Mapping[str, Calls], Exception | None]:
         """What the calls of a run with the functions replaced show, and what ended it."""
+        runner = Eager(self.module, self.order)
         with recorded(rewrites) as calls:
             try:
                 for probe in probes:
-                    call(fresh(self.module), probe, self.order)
+                    runner.call(probe)
             except ModelError as error:
                 return calls, error.__cause__ if isinstance(error.__cause__, Exception) else error
         return calls, None

@@ -9,6 +9,7 @@ and torch's own writer then derives the id from the records.
 from __future__ import annotations
 
 import json
+import mmap
 import re
 import tempfile
 import zipfile
@@ -19,10 +20,12 @@ from typing import Any
 
 import torch
 
+from qntz.model import quiet
 from qntz.torchscript.places import Places, places_in, statement_of_stack
 
 _WRITTEN_BY_TORCH = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/version")
 _CONSTANT = re.compile(rb"  \w+ : Final\[")
+_LARGE = 1 << 16  # bytes of a record that is not read, but mapped
 _SERIALIZATION_ID = ".data/serialization_id"
 
 
@@ -52,13 +55,20 @@ def write_archive(module: Module, path: Path) -> Places:
         with zipfile.ZipFile(saved) as archive, path.open("wb") as target:
             writer = torch._C.PyTorchFileWriter(target)
             writer.set_min_version(_version(archive))  # by which torch reads the operators' arguments
-            reader = torch._C.PyTorchFileReader(str(saved))
-            for name, record in _records(archive, reader):
-                writer.write_record(name, record, len(record))
+            for name, record in _records(archive, saved):
+                writer.write_record(name, record, len(record) if isinstance(record, bytes) else record.nbytes())
             writer.write_end_of_file()
             return places_in(archive) if script else {}
     finally:
         saved.unlink(missing_ok=True)
+
+
+def loaded(path: Path) -> Module:
+    """The module of an archive."""
+    if path.suffix == ".ts":
+        return torch.jit.load(str(path))
+    with quiet():
+        return torch.export.load(path)
 
 
 def _version(archive: zipfile.ZipFile) -> int:
@@ -66,10 +76,18 @@ def _version(archive: zipfile.ZipFile) -> int:
     return int(archive.read(names[0]))
 
 
-def _records(archive: zipfile.ZipFile, reader: Any) -> Iterator[tuple[str, bytes]]:
+def _records(archive: zipfile.ZipFile, path: Path) -> Iterator[tuple[str, bytes | torch.UntypedStorage]]:
+    """The records to be written; the weights are mapped into memory, since reading them takes longer than all else."""
+    reader = torch._C.PyTorchFileReader(str(path))
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     for info in archive.infolist():
         name = info.filename.partition("/")[2]
         if name.endswith(".debug_pkl") or name in _WRITTEN_BY_TORCH or name == _SERIALIZATION_ID:
+            continue
+        if info.file_size > _LARGE and not name.endswith((".py", ".json", ".pkl")):
+            at = reader.get_record_offset(name)
+            yield name, torch.frombuffer(mapped, dtype=torch.uint8, count=info.file_size, offset=at).untyped_storage()
             continue
         record = reader.get_record(name)
         if name.startswith("models/") and name.endswith(".json"):

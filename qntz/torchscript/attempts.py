@@ -14,10 +14,10 @@ import torch
 from qntz.errors import CaptureError, CheckError, QntzError, one_line
 from qntz.export import Exported
 from qntz.guard import guarded
-from qntz.model import ProgramModule, quiet, tensors
+from qntz.model import ProgramModule, tensors
 from qntz.records import Capture
 from qntz.rewrite import Rewritten
-from qntz.torchscript.archive import name_of, write_archive
+from qntz.torchscript.archive import loaded, name_of, write_archive
 from qntz.torchscript.captured import Captured
 from qntz.torchscript.further import axes_of, resized
 from qntz.torchscript.judge import Judge
@@ -57,20 +57,22 @@ class Attempts:
                 statements = write_archive(module, file)
             except RuntimeError as error:
                 raise CaptureError("the captured model cannot be saved", why=one_line(error)) from error
-            module = _loaded(file, method)
+            module = loaded(file)
             if method == "dynamo":
                 self._add_excluded(module)
             parity = judge.parity(module, method)
             told = {"file": file, "statements": statements, "method": method, "why": why, "parity": parity}
             told |= {"warnings": warned}
             if trial is not None:
-                told["exported"] = trial(Captured(module=module, **judge.compared_on(), **told))
+                captured = Captured(**judge.compared_on(), **told)
+                object.__setattr__(captured, "module", module)  # and not read again
+                told["exported"] = trial(captured)
             return {**told, "further": judge.further[count:], "wanted": judge.wanted[count:]}
 
         told = _apart(make, f"the {method} route", seconds, memory)
         judge.further += told.pop("further")
         judge.wanted += told.pop("wanted")
-        return Captured(module=_loaded(told["file"], method), folder=folder, **judge.compared_on(), **told)
+        return Captured(folder=folder, **judge.compared_on(), **told)
 
     def _made(self, method: str) -> tuple[Any, str, tuple[str, ...]]:
         """The module, how in words, and torch's warnings."""
@@ -137,7 +139,6 @@ def saved(judge: Judge) -> Captured:
     file = Path(folder.name) / name_of(module)
     statements = write_archive(module, file)
     return Captured(
-        module=module,
         file=file,
         statements=statements,
         method="saved",
@@ -151,19 +152,12 @@ def saved(judge: Judge) -> Captured:
 def _apart(work: Callable[[], Any], what: str, seconds: float, memory: int) -> Any:
     """What `work` returns in a process of its own; raises CaptureError where that ends, takes too long or too much."""
 
-    def alone(loaded: Callable[[], None]) -> Any:
+    def alone(is_loaded: Callable[[], None]) -> Any:
         torch.set_num_threads(1)  # a fork has none of its parent's threads, and would wait for them
-        loaded()
+        is_loaded()
         return work()
 
     try:
         return guarded(alone, seconds=seconds, memory=memory, limits=LIMITS, what=what)
     except CheckError as error:
         raise CaptureError(error.what, where=error.where, why=error.why, do=error.do) from error
-
-
-def _loaded(file: Path, method: str) -> torch.jit.ScriptModule | torch.export.ExportedProgram:
-    if method == "dynamo":
-        with quiet():
-            return torch.export.load(file)
-    return torch.jit.load(str(file))

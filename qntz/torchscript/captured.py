@@ -12,6 +12,7 @@ import torch
 from qntz.compare import Difference
 from qntz.records import Capture, RewriteProof
 from qntz.rewrite import is_telling
+from qntz.torchscript.archive import loaded
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Captured(Capture):
     """A captured model, and how it came about.
 
     Attributes:
+        module: read from the file when it is first asked for.
         method: a route's name, or "saved" (it came as TorchScript or as an exported program). why: in words.
         file: the module as torch.jit.load or torch.export.load reads it, the same bytes everywhere; it is there as long
         as the capture is.
@@ -36,6 +38,7 @@ class Captured(Capture):
         captured in evaluation mode. rewrites: what became of each.
     """
 
+    module: Any = field(init=False, repr=False, compare=False)
     method: str
     why: str
     file: Path
@@ -45,6 +48,14 @@ class Captured(Capture):
     training: tuple[str, ...] = ()
     rewrites: tuple[RewriteProof, ...] = ()
     folder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)  # that the file is in
+
+    def __getattr__(self, name: str) -> Any:
+        """The module, which is no attribute before."""
+        if name != "module":
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        module = loaded(self.file)
+        object.__setattr__(self, "module", module)
+        return module
 
     @property
     def archive(self) -> bytes:

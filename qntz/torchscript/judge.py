@@ -28,7 +28,7 @@ TOLD = {
     "dynamo": "the exported program",
     "saved": "the saved model",
 }
-WORK = 1e10
+WORK = 2e9
 """Floating point operations that the eager model may take on inputs which `auto` makes."""
 FURTHER = (1, 24)  # the fewest and the most of them
 LARGE = 8  # of so few the first are small

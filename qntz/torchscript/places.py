@@ -51,12 +51,15 @@ def _spans(told: Any) -> list[tuple[int, str]]:
     """Of each stretch of code the first character, counted in bytes, and the statement."""
     _, texts, entries = told
     spans = []
+    of_stacks: dict[tuple[int, ...], str | None] = {}
     for offset, ((parts, name, first_line), start, _), *_ in entries:
-        text = "".join(texts[index] for index in parts)
-        frames = [(one["file"], int(one["line"])) for one in _FRAME.finditer(text)]
-        if frames:
-            spans.append((offset, _innermost(frames)))
+        if (known := tuple(parts)) not in of_stacks:
+            frames = [(one["file"], int(one["line"])) for one in _FRAME.finditer("".join(texts[i] for i in parts))]
+            of_stacks[known] = _innermost(frames) if frames else None
+        if (statement := of_stacks[known]) is not None:
+            spans.append((offset, statement))
         else:
+            text = "".join(texts[index] for index in parts)
             file = texts[name] if isinstance(name, int) else name
             spans.append((offset, statement_at(file, first_line + text.count("\n", 0, start)) if file else ""))
     return spans
