@@ -1,6 +1,8 @@
 # `make repro` and `make test` do all the set-up themselves, and are safe to repeat.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+# processes that the tests of different files run in
+WORKERS ?= 2
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # a build without a terminal should not page, colour or phone home
@@ -14,10 +16,10 @@ repro: $(READY)  ## build every engine of params.yaml and print what they are wo
 	dvc metrics show
 
 test: $(READY)  ## the test suite, at most eight minutes on two cores
-	python -m pytest -m "not slow" $(PYTEST)
+	python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST)
 
 test-slow: $(READY)  ## kills, mutations, whole pipelines
-	python -m pytest -m slow $(PYTEST)
+	python -m pytest -n $(WORKERS) --dist loadfile -m slow $(PYTEST)
 
 lint: $(READY)
 	ruff check .
