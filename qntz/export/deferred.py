@@ -14,12 +14,14 @@ from typing import Any
 from qntz.errors import ExportError
 
 _SMALL = 1024  # elements of a tensor that shapes may be computed of
+_MOST = 2**30  # bytes of all weights: of a model beyond protobuf's 2 GB the exporter cannot leave them out
 _DEFERRED = b"__EXTERNAL"  # torch's mark
 
 
 @contextlib.contextmanager
 def deferred(outputs: Sequence[Any] | None) -> Iterator[dict[str, bytes]]:
-    """Within it torch.onnx.export writes a model without its weights; yields these, by name, once it has.
+    """Within it torch.onnx.export writes a model without its weights; yields these, by name, once it has. A large model
+    is written as ever, and none are yielded.
 
     Args:
         outputs: what the module gives on the example; None for a module that is to be run to see them.
@@ -31,7 +33,8 @@ def deferred(outputs: Sequence[Any] | None) -> Iterator[dict[str, bytes]]:
     write, infer = torch._C.Graph._export_onnx, torch._C._jit_pass_onnx_graph_shape_type_inference
 
     def deferring(graph: Any, params: Any, opset: Any, axes: Any, _: bool, *rest: Any) -> Any:
-        proto, left_out, *told = write(graph, params, opset, axes, True, *rest)
+        few = sum(one.nbytes for one in params.values()) <= _MOST
+        proto, left_out, *told = write(graph, params, opset, axes, few, *rest)
         weights.update(left_out)
         return proto, {}, *told
 

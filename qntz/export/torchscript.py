@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from qntz.errors import ExportError
@@ -34,15 +35,19 @@ def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> t
     order, golden = list(captured.shapes), captured.golden[0]
     module, put = lowered(captured.module, symbolics)
     outputs = tensors(golden, list(golden)) if module is captured.module else None  # what was put in may refuse to run
-    file = io.BytesIO()
-    with registered(symbolics, opset) as fired, deferred(outputs) as weights:
+    with (
+        registered(symbolics, opset) as fired,
+        deferred(outputs) as weights,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        path = Path(folder) / "model.onnx"  # beside which the exporter writes the weights of a model beyond 2 GB
         try:
             with warnings.catch_warnings(), torch.no_grad(), _no_output():
                 warnings.simplefilter("ignore")  # the exporter's deprecation, and traces that the probes judge better
                 torch.onnx.export(
                     module,
                     tensors(captured.probes[0], order),
-                    file,
+                    str(path),
                     dynamo=False,
                     opset_version=opset,
                     input_names=order,
@@ -57,7 +62,7 @@ def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> t
                 why=_reason(error),
                 do="Raise export.opset, or rewrite the operator by a plugin (README, 'Your own rewrite').",
             ) from error
-    model = onnx.load_from_string(file.getvalue())
+        model = onnx.load(path)
     put_back(model, weights)
     return model, fired | put
 
