@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qntz import ort
 from qntz.builtin import _composed, _linalg_operators
-from qntz.builtin._numbers import Converting
+from qntz.builtin._numbers import Converting, converts
 from qntz.builtin.symbolics_numbers import qntz_symbolics
 from qntz.errors import ExportError, PluginError
 from qntz.export import export
@@ -190,6 +190,15 @@ def test_sizes_are_no_conversions_of_numbers() -> None:
     same, fired = lowered(module, numbers())
     assert same is module
     assert not any(fired.values())
+
+
+@pytest.mark.parametrize("value", [torch.tensor(True), torch.tensor(3, dtype=torch.int32), torch.tensor(2.7)])
+def test_what_is_no_int64_yet_is_a_conversion(value: Tensor) -> None:
+    graph = torch._C.Graph()
+    constant = graph.insertConstant(value)
+    node = graph.create("aten::Int", [constant], 1)
+    graph.appendNode(node)
+    assert converts(node)
 
 
 def test_a_value_that_becomes_a_number_is_a_conversion() -> None:

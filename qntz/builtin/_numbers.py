@@ -89,7 +89,7 @@ def converts(node: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    """Whether a number, or a tensor of them, is certain to be of integers: sizes and what is computed of them."""
+    """Whether a number, or a tensor of numbers, is certain to be of int64: sizes, and what is computed of them."""
     kind, node = value.type().kind(), value.node()
     if kind != "TensorType":
         return bool(kind == "IntType")
@@ -97,9 +97,7 @@ def _is_whole(value: Any) -> bool:
         return _is_whole(packed.inputsAt(value.offset()))
     if node.kind() == "prim::Constant":
         constant = value.toIValue()
-        return isinstance(constant, int) or (
-            isinstance(constant, Tensor) and not constant.is_floating_point() and not constant.is_complex()
-        )
+        return type(constant) is int or (isinstance(constant, Tensor) and constant.dtype == torch.int64)
     if node.kind() == "aten::div" and node.inputsSize() == 3:  # with a way to round
         return node.inputsAt(2).type().kind() == "StringType" and all(map(_is_whole, list(node.inputs())[:2]))
     return node.kind() in (*_WHOLE, "prim::NumToTensor") and all(map(_is_whole, node.inputs()))
