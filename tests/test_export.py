@@ -161,6 +161,11 @@ def test_an_operator_without_translation_is_named(capfd) -> None:
     assert "graph(" not in "".join(capfd.readouterr())  # torch's print of the whole graph is kept back
 
 
+def test_an_opset_that_is_none_is_refused_with_the_last_that_is() -> None:
+    with pytest.raises(ExportError, match="opset 99: .*99. Set export.opset to 20 or less"):
+        exported_from(traced(Net()), PROBES, golden(Net()), opset=99)
+
+
 def entr(g, x):
     return g.op("Neg", g.op("Mul", x, g.op("Log", x)))
 

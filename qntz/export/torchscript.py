@@ -56,11 +56,12 @@ def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> t
                     verbose=True,  # keeps of each node what it was made of
                 )
         except Exception as error:
+            more = "Raise export.opset, or rewrite the operator by a plugin (README, 'Your own rewrite')."
             raise ExportError(
                 "the model cannot be exported",
                 where=f"opset {opset}",
                 why=_reason(error),
-                do="Raise export.opset, or rewrite the operator by a plugin (README, 'Your own rewrite').",
+                do=more if opset <= LATEST else f"Set export.opset to {LATEST} or less, which this exporter ends at.",
             ) from error
         model = onnx.load(path)
     put_back(model, weights)
