@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qntz import ort
-from qntz.errors import ExportError, ParityError, PluginError, RewriteError
+from qntz.errors import ConfigError, ExportError, ParityError, PluginError, RewriteError
 from qntz.export import Exported, export, torchscript
 from qntz.export.deferred import put_back
 from qntz.export.names import dynamic_axes
@@ -161,9 +161,12 @@ def test_an_operator_without_translation_is_named(capfd) -> None:
     assert "graph(" not in "".join(capfd.readouterr())  # torch's print of the whole graph is kept back
 
 
-def test_an_opset_that_is_none_is_refused_with_the_last_that_is() -> None:
-    with pytest.raises(ExportError, match="opset 99: .*99. Set export.opset to 20 or less"):
-        exported_from(traced(Net()), PROBES, golden(Net()), opset=99)
+@pytest.mark.parametrize("opset", [99, 0, -1, "17", True])
+def test_an_opset_that_is_none_is_refused_by_capture_and_export(opset: Any) -> None:
+    with pytest.raises(ConfigError, match=f"export.opset: opset {opset!r} is out of reach. Give a number of 7 to "):
+        exported_from(traced(Net()), PROBES, golden(Net()), opset=opset)
+    with pytest.raises(ConfigError, match="out of reach"):
+        capture(Net(), PROBES[0], PROBES[1:], opset=opset)
 
 
 def entr(g, x):

@@ -12,10 +12,10 @@ import torch
 
 from qntz import plugins
 from qntz.compare import differences
-from qntz.config import METHODS, OPSET, DimConfig
+from qntz.config import METHODS, DimConfig
 from qntz.eager import Eager
 from qntz.errors import CaptureError, ConfigError, ModelError, QntzError, did_you_mean
-from qntz.export import SYMBOLICS, Exported, export
+from qntz.export import SYMBOLICS, Exported, export, known_opset
 from qntz.model import ProgramModule, arrays_in, evaluated, in_order
 from qntz.records import Arrays, Capture, Provided
 from qntz.rewrite import REWRITES, Rewritten, functions_of, rewritten
@@ -67,7 +67,7 @@ def capture(
         CaptureError: torch refuses, or the capture's outputs are not the model's; with every route that was `tried`.
         ModelError: the eager model refuses the inputs, gives NaN, or is not deterministic.
         RewriteError: a required rewrite did not fire, or a rewrite computes something else. PluginError: one fails.
-        ConfigError: there is no such method.
+        ConfigError: there is no such method or opset.
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", where="torchscript.method", do=did_you_mean(method, METHODS))
@@ -88,7 +88,7 @@ def capture(
             judge.require_repeatable()
             judge.require_no_memory(Rewritten(eager))
             return saved(judge)
-        written = OPSET if opset is None else opset
+        written = known_opset(opset)
         if rewrites is None or symbolics is None:
             installed = plugins.load(Path.cwd(), "torchscript")
             if rewrites is None:

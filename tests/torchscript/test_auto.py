@@ -109,11 +109,11 @@ def test_an_exported_program_is_held_to_the_sizes_that_its_guards_exclude() -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "why"),
-    [("Crashes", "the model ended the program: exit code 7"), ("Hangs", "the model did not end within 3 s")],
+    ("name", "seconds", "why"),
+    [("Crashes", 60, "the model ended the program: exit code 7"), ("Hangs", 8, "the model did not end within 8 s")],
 )
-def test_what_ends_or_holds_up_the_process_is_a_route_that_fails(name: str, why: str) -> None:
-    captured = capture(getattr(routed, name)(), GIVEN[0], GIVEN[1:], seconds=3)
+def test_what_ends_or_holds_up_the_process_is_a_route_that_fails(name: str, seconds: float, why: str) -> None:
+    captured = capture(getattr(routed, name)(), GIVEN[0], GIVEN[1:], seconds=seconds)
     assert captured.method == "dynamo"
     assert why in captured.tried[0].why
     if name == "Hangs":
