@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import onnx
 import pytest
@@ -187,23 +185,3 @@ def out(name: str) -> onnx.ValueInfoProto:
 def test_a_models_bytes_are_protobufs_own(model: onnx.ModelProto) -> None:
     data = packed(model, "m.onnx").data
     assert data == model.SerializeToString(deterministic=True)
-
-
-@pytest.mark.parametrize("model", [product(64, 3000, 1), kinds()], ids=["product", "kinds"])
-def test_a_model_in_memory_runs_as_its_bytes_do(model: onnx.ModelProto) -> None:
-    inputs = [{"x": X}, {"x": -X[:1]}]
-    before = model.SerializeToString(deterministic=True)
-    for got, wanted in zip(ort.run_all(model, inputs), ort.run_all(before, inputs), strict=True):
-        np.testing.assert_array_equal(got["y"], wanted["y"])
-    assert model.SerializeToString(deterministic=True) == before
-
-
-def test_a_session_keeps_the_weights_of_a_model_that_is_gone() -> None:
-    model = product(3000)
-    wanted = ort.run_all(model.SerializeToString(), [{"x": X}])[0]["y"]
-    opened = ort.session(model)
-    del model
-    gc.collect()
-    taken = [np.full(64 * 3000, 7, np.float32) for _ in range(8)]  # what was freed would be theirs
-    np.testing.assert_array_equal(ort.run(opened, {"x": X})["y"], wanted)
-    assert len(taken) == 8

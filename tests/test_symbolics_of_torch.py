@@ -204,3 +204,23 @@ def test_what_is_no_int64_yet_is_a_conversion(value: Tensor) -> None:
 def test_a_value_that_becomes_a_number_is_a_conversion() -> None:
     _, fired = lowered(torch.jit.script(Rounded()), numbers())
     assert {name for name, places in fired.items() if places} == {"aten::Int.Tensor"}
+
+
+class Deep(nn.Module):
+    """Sizes that are computed of sizes, again and again."""
+
+    def __init__(self, depth: int, padded: bool) -> None:
+        super().__init__()
+        self.depth, self.padded = depth, padded
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[0]
+        for _ in range(self.depth):
+            n = n + (-n % 4) if self.padded else n + 1
+        return x[:1].expand(n, -1)
+
+
+@pytest.mark.parametrize(("depth", "padded"), [(40, True), (1200, False)])
+def test_sizes_of_sizes_take_neither_ages_nor_the_stack(depth: int, padded: bool) -> None:
+    module = torch.jit.trace(Deep(depth, padded), torch.randn(3, 5))
+    assert lowered(module, numbers())[0](torch.randn(4, 2)).shape == ((4, 2) if padded else (4 + depth, 2))

@@ -81,6 +81,8 @@ _WHOLE = frozenset(
     f"aten::{name}" for name in ("add", "sub", "rsub", "mul", "neg", "floor_divide", "remainder", "detach")
 )
 
+_MOST = 1000  # values that are looked at
+
 
 def converts(node: Any) -> bool:
     """Whether an operator of CONVERSIONS is more than a change of type: a trace has an `aten::Int` at each use of a
@@ -89,18 +91,35 @@ def converts(node: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    """Whether a number, or a tensor of numbers, is certain to be of int64: sizes, and what is computed of them."""
+    """Whether a number, or a tensor of numbers, is certain to be of int64: sizes, and what is computed of them. Each
+    value is looked at once; one that is computed of very many is not certain."""
+    left, seen = [value], set()
+    while left:
+        one = left.pop()
+        if (name := one.debugName()) in seen:
+            continue
+        seen.add(name)
+        made_of = _made_of(one)
+        if made_of is None or len(seen) > _MOST:
+            return False
+        left += made_of
+    return True
+
+
+def _made_of(value: Any) -> list[Any] | None:
+    """The values that have to be of int64 for this one to be; None where it is not certain whatever they are."""
     kind, node = value.type().kind(), value.node()
     if kind != "TensorType":
-        return bool(kind == "IntType")
+        return [] if kind == "IntType" else None
     if node.kind() == "prim::TupleUnpack" and (packed := node.inputsAt(0).node()).kind() == "prim::TupleConstruct":
-        return _is_whole(packed.inputsAt(value.offset()))
+        return [packed.inputsAt(value.offset())]
     if node.kind() == "prim::Constant":
         constant = value.toIValue()
-        return type(constant) is int or (isinstance(constant, Tensor) and constant.dtype == torch.int64)
+        whole = type(constant) is int or (isinstance(constant, Tensor) and constant.dtype == torch.int64)
+        return [] if whole else None
     if node.kind() == "aten::div" and node.inputsSize() == 3:  # with a way to round
-        return node.inputsAt(2).type().kind() == "StringType" and all(map(_is_whole, list(node.inputs())[:2]))
-    return node.kind() in (*_WHOLE, "prim::NumToTensor") and all(map(_is_whole, node.inputs()))
+        return list(node.inputs())[:2] if node.inputsAt(2).type().kind() == "StringType" else None
+    return list(node.inputs()) if node.kind() in (*_WHOLE, "prim::NumToTensor") else None
 
 
 class Converting(torch.nn.Module):

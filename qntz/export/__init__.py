@@ -149,7 +149,7 @@ def _exported(
     except Exception as error:
         raise ExportError("the exported graph is no valid ONNX", where="model.onnx", why=one_line(error)) from error
     file = packed(model, "model.onnx")
-    outputs = ort.run_all(model, [*captured.probes, *captured.further])
+    outputs = ort.run_all(file, [*captured.probes, *captured.further])
     count = len(captured.probes)
     try:
         parity = require_parity(outputs[:count], captured.golden, tolerance, "model.onnx")

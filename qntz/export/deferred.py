@@ -39,7 +39,7 @@ def deferred(outputs: Sequence[Any] | None) -> Iterator[dict[str, bytes]]:
         return proto, {}, *told
 
     def inferring(graph: Any, params: Mapping[str, Any], opset: Any) -> None:
-        infer(graph, {name: one for name, one in params.items() if one.numel() <= _SMALL}, opset)
+        infer(graph, {name: one for name, one in params.items() if not _is_large(one)}, opset)
 
     with contextlib.ExitStack() as stack:
         for owner, name, function in (
@@ -54,6 +54,13 @@ def deferred(outputs: Sequence[Any] | None) -> Iterator[dict[str, bytes]]:
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, function)
         yield weights
+
+
+def _is_large(param: Any) -> bool:
+    """Whether it is a tensor, and no packed parameter of a quantized module, of more than _SMALL elements."""
+    import torch
+
+    return isinstance(param, torch.Tensor) and param.numel() > _SMALL
 
 
 def put_back(model: Any, weights: Mapping[str, bytes]) -> None:

@@ -138,6 +138,7 @@ def saved(judge: Judge) -> Captured:
     folder = tempfile.TemporaryDirectory()
     file = Path(folder.name) / name_of(module)
     statements = write_archive(module, file)
+    module = loaded(file)  # what is written is what is judged
     return Captured(
         file=file,
         statements=statements,
