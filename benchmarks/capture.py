@@ -1,4 +1,5 @@
-"""Capture by `auto` and export beside a bare torch.onnx.export of the same model, in one process.
+"""Capture by `auto` and export beside a bare torch.onnx.export of the same model, in one process: as torch calls it
+today, by torch.export, and as it did before (dynamo=False), by the trace that `auto` begins with.
 
 The architectures are those of the rule check's test, of small configurations, where what does not depend on the model's
 size shows most; or, with --full, of those that their papers have, with random weights. Each is then run under ONNX
@@ -116,7 +117,13 @@ def measured(name: str, architecture: Architecture, runs: int) -> list[str]:
         for key, value in example.items()
     }
 
+    dynamic = {key: {axis: torch.export.Dim.DYNAMIC for axis in names} for key, names in axes.items()}
+
     def bare() -> None:
+        with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            torch.onnx.export(model, (), io.BytesIO(), kwargs=example, dynamic_shapes=dynamic)
+
+    def by_trace() -> None:
         with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
             names = {"input_names": list(example), "dynamic_axes": axes, "opset_version": 17}
             torch.onnx.export(model, tuple(example.values()), io.BytesIO(), dynamo=False, **names)
@@ -127,24 +134,23 @@ def measured(name: str, architecture: Architecture, runs: int) -> list[str]:
         captured = capture(model, example, probes)
         made[:] = [captured, export(captured).data]
 
-    try:
-        bare()
-        beside, _ = seconds(bare, runs)
-    except Exception as error:  # it refuses some models: that is its answer
-        beside = float("nan")
-        print(f"{name}: torch.onnx.export: {type(error).__name__}")
+    beside = [_peers(name, peer, runs) for peer in (bare, by_trace)]
     whole, wall = seconds(ours, runs)
     captured, data = made
     judged = [is_right(data, model, inputs) for inputs in others(example, probes)]
-    return [
-        name,
-        captured.method,
-        f"{sum(judged)} of {len(judged)}",
-        f"{beside:.2f}",
-        f"{whole:.2f}",
-        f"{wall:.2f}",
-        f"{whole / beside:.2f}",
-    ]
+    right = f"{sum(judged)} of {len(judged)}"
+    times = [f"{one:.2f}" for one in (*beside, whole, wall)]
+    return [name, captured.method, right, *times, *(f"{whole / one:.2f}" for one in beside)]
+
+
+def _peers(name: str, peer: Callable[[], None], runs: int) -> float:
+    """The CPU seconds of a peer; not a number where it refuses the model, which is its answer."""
+    try:
+        peer()
+        return seconds(peer, runs)[0]
+    except Exception as error:
+        print(f"{name}: torch.onnx.export {peer.__name__}: {type(error).__name__}")
+        return float("nan")
 
 
 def main() -> None:
@@ -156,7 +162,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     table = Table(title=f"Capture by auto and export, CPU seconds; aim: at most {AIM} times a bare export")
-    for head in ("model", "route", "right", "bare export", "auto", "auto, wall", "ratio"):
+    heads = ("bare", "bare, trace", "auto", "auto, wall", "auto / bare", "auto / trace")
+    for head in ("model", "route", "right", *heads):
         table.add_column(head, justify="left" if head in ("model", "route") else "right")
     architectures = full() if options.full else ARCHITECTURES
     for name in options.names:

@@ -18,7 +18,8 @@ from qntz.records import TensorSpec
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 DTYPES = ("float32", "float16", "int32", "int64", "bool", "uint8", "int8")
-OPSET = 20
+OPSETS = (13, 20)  # the first and the last
+OPSET = OPSETS[-1]
 """The highest that torch's TorchScript exporter writes; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime take it."""
 METHODS = ("auto", "trace", "mixed", "script", "paths", "dynamo")
 SIMPLIFIERS = ("onnxsim", "onnxslim", "none")
@@ -33,6 +34,21 @@ COMPUTE_CAPABILITIES = (
 def _one_of(value: str, known: tuple[str, ...], where: str) -> None:
     if value not in known:
         raise ConfigError(f"unknown value {value!r}", where=where, do=did_you_mean(value, known))
+
+
+def known_opset(opset: int | None, where: str = "export.opset") -> int:
+    """The opset, the default for None; raises ConfigError where it is none of OPSETS, in whose place an exporter may
+    write another without a word."""
+    first, last = OPSETS
+    if opset is None:
+        return OPSET
+    if type(opset) is not int or not first <= opset <= last:
+        raise ConfigError(
+            f"opset {opset!r} is out of reach",
+            where=where,
+            do=f"Give {first} to {last}: below there is no per-channel Q/DQ, the TorchScript exporter ends at {last}.",
+        )
+    return opset
 
 
 def _at_least(value: float, least: float, where: str) -> None:
@@ -218,12 +234,7 @@ class ExportConfig:
     forbid: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not 13 <= self.opset <= 20:
-            raise ConfigError(
-                f"opset {self.opset} is out of reach",
-                where="opset",
-                do="Give 13 to 20: below 13 there is no per-channel Q/DQ, the TorchScript exporter ends at 20.",
-            )
+        known_opset(self.opset, "opset")
         _at_least(self.tolerance, 0, "tolerance")
 
 

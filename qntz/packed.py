@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,48 +73,12 @@ def packed(model: onnx.ModelProto, name: str) -> Packed:
     """The model as files; raises ExportError where even the graph without its weights has 2 GB."""
     if _weight_bytes(model) + GRAPH <= LARGEST:
         try:
-            data = _serialized(model)
+            data = bytes(model.SerializeToString(deterministic=True))
         except ValueError:  # protobuf's own limit
             data = b""
         if 0 < len(data) <= LARGEST:
             return Packed(name, data)
     return _split(model, name)
-
-
-def _serialized(model: onnx.ModelProto) -> bytes:
-    """What SerializeToString(deterministic=True) gives, but with one copy of the weights where that makes three: the
-    fields in their order, as protobuf's encoding has them (protobuf.dev/programming-guides/encoding)."""
-    pieces = [_fields(model.graph, range(1, 5))]
-    for tensor in model.graph.initializer:
-        head, raw = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims), tensor.raw_data
-        parts = [_bytes(head), *_field(9, [raw])]
-        is_all = len(raw) >= SMALL and sum(map(len, parts)) == tensor.ByteSize()
-        pieces += _field(5, parts if is_all else [_bytes(tensor)])
-    pieces.append(_fields(model.graph, range(6, 100)))
-    return b"".join([_fields(model, range(1, 7)), *_field(7, pieces), _fields(model, range(8, 100))])
-
-
-def _bytes(message: Any) -> bytes:
-    return bytes(message.SerializeToString(deterministic=True))
-
-
-def _fields(message: Any, numbers: range) -> bytes:
-    """The encoding of a part of a message."""
-    part = type(message)()
-    for one, value in message.ListFields():
-        if one.number in numbers:
-            _set(part, one, value)
-    return _bytes(part)
-
-
-def _field(number: int, pieces: Sequence[bytes]) -> list[bytes]:
-    """The encoding of a field of bytes: number and kind, length, and the pieces."""
-    length, encoded = sum(map(len, pieces)), bytearray([number << 3 | 2])
-    while length > 0x7F:
-        encoded.append(length & 0x7F | 0x80)
-        length >>= 7
-    encoded.append(length)
-    return [bytes(encoded), *pieces]
 
 
 def _split(model: onnx.ModelProto, name: str) -> Packed:

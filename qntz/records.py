@@ -159,6 +159,10 @@ class Symbolic:
     of_torch: bool = False
     match: Callable[[Any], bool] | None = None
 
+    def __post_init__(self) -> None:
+        if self.match is not None and not self.of_torch:
+            raise ValueError(f"symbolic {self.name!r} has a match, and is not of_torch: nothing would ask it")
+
 
 @dataclass(frozen=True)
 class Translation:

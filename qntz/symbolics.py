@@ -56,7 +56,7 @@ def lowered(module: Any, symbolics: Sequence[Provided]) -> tuple[Any, dict[str, 
     """
     known = _of_torch(symbolics)
     fired: dict[str, list[str]] = {name: [] for overloads in known.values() for name in overloads}
-    if not any(_taken(node, known) for graph in _graphs(module) for node in nodes(graph)):
+    if not any(_taken(node, known) for node in nodes(_inlined(module))):
         return module, fired
     import torch
 
@@ -81,7 +81,7 @@ def put_in_place(module: Any, symbolics: Sequence[Provided]) -> set[str]:
     """The kinds of the operators of a module or function, "aten::trapezoid", whose place code of torch takes, all of
     them."""
     known = _of_torch(symbolics)
-    found = [(node.kind(), _taken(node, known) is not None) for graph in _graphs(module) for node in nodes(graph)]
+    found = [(node.kind(), _taken(node, known) is not None) for node in nodes(_inlined(module))]
     return {kind for kind, is_known in found if is_known} - {kind for kind, is_known in found if not is_known}
 
 
@@ -94,9 +94,22 @@ def _require_overload(provided: Provided) -> None:
         raise _failed(provided, ValueError(f"torch has no such overload, but {', '.join(overloads) or 'none'}"))
 
 
-def _graphs(module: Any) -> list[Any]:
-    """All of a module or function: once it has run without the optimizer, only one step of what it calls is inlined."""
-    return [module.inlined_graph, *(graph for _, graph in _methods(module))]
+def _inlined(module: Any) -> Any:
+    """The graph of all that a module or function calls, in which it is seen what a method is given."""
+    import torch
+
+    graph, before = module.inlined_graph.copy(), None
+    # once it has run, torch inlines one step at a time; a call of an interface or of C++ stays
+    while (calls := _calls(graph)) and calls != before:
+        torch._C._jit_pass_inline(graph)
+        before = calls
+    return graph
+
+
+def _calls(graph: Any) -> list[str]:
+    """What a graph calls, told apart."""
+    calls = [node for node in nodes(graph) if node.kind() in ("prim::CallMethod", "prim::CallFunction")]
+    return sorted(f"{one.inputsAt(0).type()} {one.s('name') if one.hasAttribute('name') else ''}" for one in calls)
 
 
 def _methods(module: Any) -> Iterator[tuple[str, Any]]:
@@ -137,7 +150,12 @@ def _taken(node: Any, known: Known) -> Provided | None:
     """That of the known symbolics which takes the place of a node."""
     overloads = known.get(node.kind())
     found = overloads.get(_overload(node)) if overloads else None
-    return found if found is not None and (found.record.match is None or found.record.match(node)) else None
+    if found is None or found.record.match is None:
+        return found
+    try:
+        return found if found.record.match(node) else None
+    except Exception as error:
+        raise _failed(found, error) from error
 
 
 def _note(graph: Any, known: Known, fired: dict[str, list[str]], path: str) -> None:

@@ -19,7 +19,7 @@ from qntz.errors import ExportError, PluginError
 from qntz.export import export
 from qntz.records import Provided, Symbolic
 from qntz.selftest import Calls
-from qntz.symbolics import lowered, nodes
+from qntz.symbolics import lowered, nodes, put_in_place
 from qntz.torchscript import archive_bytes, capture
 
 RNG = np.random.default_rng(3)
@@ -164,6 +164,68 @@ def test_one_that_does_not_fit_names_its_plugin(function: Callable[..., Any], wh
     with pytest.raises(PluginError, match=why) as raised:
         lowered(torch.jit.script(Solver()), [provided])
     assert raised.value.where == "plugins/bad.py"
+
+
+def test_a_match_that_fails_names_its_plugin() -> None:
+    record = Symbolic("aten::linalg_inv", halved, of_torch=True, match=lambda node: node.no_such_thing)
+    with pytest.raises(PluginError, match="'aten::linalg_inv' fails: .*no_such_thing") as raised:
+        lowered(torch.jit.script(Solver()), [Provided(record, "plugins/bad.py")])
+    assert raised.value.where == "plugins/bad.py"
+
+
+def test_a_match_that_nothing_would_ask_is_refused() -> None:
+    with pytest.raises(ValueError, match="symbolic 'aten::linalg_inv' has a match, and is not of_torch"):
+        Symbolic("aten::linalg_inv", halved, match=lambda node: True)
+
+
+class Halved(nn.Module):
+    def forward(self, x: Tensor, size: int) -> Tensor:
+        return x[:, : size // 2]
+
+
+class Parted(nn.Module):
+    """A part that is given a size, which in the part's own graph may be anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Halved()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x, x.shape[1])
+
+
+def test_a_size_that_a_part_is_given_is_no_conversion() -> None:
+    module = torch.jit.trace(Parted(), torch.randn(3, 6))
+    part = module.part._c._get_method("forward").graph
+    assert any(node.kind() == "aten::Int" and converts(node) for node in nodes(part))
+    assert lowered(module, numbers())[0] is module
+
+
+@torch.jit.interface
+class Sizing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        pass
+
+
+class Choice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.deep = Rounded(), nn.Sequential(nn.Sequential(nn.Sequential(Rounded())))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part.forward(self.deep(x))
+
+
+Choice.__annotations__ = {"part": Sizing}  # and not its name, which torch does not look up
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_all_that_is_called_is_seen_also_after_a_run_and_beside_a_call_of_an_interface(has_run: bool) -> None:
+    module = torch.jit.script(Choice())
+    if has_run:
+        with torch.jit.optimized_execution(False):
+            module(torch.ones(2, 3))
+    assert put_in_place(module, numbers()) == {"aten::Int"}
 
 
 class Sized(nn.Module):

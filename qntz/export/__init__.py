@@ -11,8 +11,8 @@ from typing import Any
 from qntz import ort, plugins
 from qntz.artifacts import write_model
 from qntz.compare import Difference, differences, require_parity
-from qntz.config import OPSET
-from qntz.errors import ConfigError, ExportError, ParityError, RewriteError, did_you_mean, one_line
+from qntz.config import known_opset
+from qntz.errors import ExportError, ParityError, RewriteError, did_you_mean, one_line
 from qntz.export.diverging import first_diverging, keys_of
 from qntz.export.dynamo import of_program
 from qntz.export.names import sources, unwrap
@@ -26,7 +26,6 @@ from qntz.versions import applicable
 
 SYMBOLICS = ("qntz_symbolics", "qntz_translations")
 """The hooks that give the translations of operators, for one exporter and for the other."""
-FIRST_OPSET = 7  # that the exporters write
 
 
 @dataclass(frozen=True)
@@ -97,21 +96,6 @@ def export(
     if path is not None:
         write_model(Path(path), exported.file)
     return exported
-
-
-def known_opset(opset: int | None) -> int:
-    """The opset, the default for None; raises ConfigError where ONNX has no such opset, in whose place an exporter may
-    write another without a word."""
-    import onnx
-
-    last = onnx.defs.onnx_opset_version()
-    if opset is None:
-        return OPSET
-    if type(opset) is not int or not FIRST_OPSET <= opset <= last:
-        raise ConfigError(
-            f"opset {opset!r} is out of reach", where="export.opset", do=f"Give a number of {FIRST_OPSET} to {last}."
-        )
-    return opset
 
 
 def _exported(

@@ -19,48 +19,50 @@ _DEFERRED = b"__EXTERNAL"  # torch's mark
 
 
 @contextlib.contextmanager
-def deferred(outputs: Sequence[Any] | None) -> Iterator[dict[str, bytes]]:
+def without_weights() -> Iterator[dict[str, bytes]]:
     """Within it torch.onnx.export writes a model without its weights; yields these, by name, once it has. A large model
-    is written as ever, and none are yielded.
-
-    Args:
-        outputs: what the module gives on the example; None for a module that is to be run to see them.
-    """
+    is written as ever, and none are yielded."""
     import torch
 
-    utils = sys.modules[torch.onnx.register_custom_op_symbolic.__module__]  # it has moved between torch's versions
     weights: dict[str, bytes] = {}
     write, infer = torch._C.Graph._export_onnx, torch._C._jit_pass_onnx_graph_shape_type_inference
 
     def deferring(graph: Any, params: Any, opset: Any, axes: Any, _: bool, *rest: Any) -> Any:
-        few = sum(one.nbytes for one in params.values()) <= _MOST
+        few = sum(one.nbytes for one in params.values() if isinstance(one, torch.Tensor)) <= _MOST
         proto, left_out, *told = write(graph, params, opset, axes, few, *rest)
         weights.update(left_out)
         return proto, {}, *told
 
     def inferring(graph: Any, params: Mapping[str, Any], opset: Any) -> None:
-        infer(graph, {name: one for name, one in params.items() if not _is_large(one)}, opset)
+        # a quantized module's packed parameters are no tensors
+        few = {n: p for n, p in params.items() if not isinstance(p, torch.Tensor) or p.numel() <= _SMALL}
+        infer(graph, few, opset)
 
-    with contextlib.ExitStack() as stack:
-        for owner, name, function in (
-            (torch._C.Graph, "_export_onnx", deferring),
-            (torch._C, "_jit_pass_onnx_graph_shape_type_inference", inferring),
-            (
-                utils,
-                "_get_example_outputs",
-                utils._get_example_outputs if outputs is None else lambda *_: tuple(outputs),
-            ),
-        ):
-            stack.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, function)
+    with (
+        _patched(torch._C.Graph, "_export_onnx", deferring),
+        _patched(torch._C, "_jit_pass_onnx_graph_shape_type_inference", inferring),
+    ):
         yield weights
 
 
-def _is_large(param: Any) -> bool:
-    """Whether it is a tensor, and no packed parameter of a quantized module, of more than _SMALL elements."""
+@contextlib.contextmanager
+def with_outputs(outputs: Sequence[Any]) -> Iterator[None]:
+    """Within it torch.onnx.export does not run the module on the example, but takes these tensors to be its outputs."""
     import torch
 
-    return isinstance(param, torch.Tensor) and param.numel() > _SMALL
+    utils = sys.modules[torch.onnx.register_custom_op_symbolic.__module__]  # it has moved between torch's versions
+    with _patched(utils, "_get_example_outputs", lambda *_: tuple(outputs)):
+        yield
+
+
+@contextlib.contextmanager
+def _patched(owner: Any, name: str, function: Any) -> Iterator[None]:
+    kept = getattr(owner, name)
+    setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
 
 
 def put_back(model: Any, weights: Mapping[str, bytes]) -> None:

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from qntz.errors import ExportError
-from qntz.export.deferred import deferred, put_back
+from qntz.export.deferred import put_back, with_outputs, without_weights
 from qntz.export.names import dynamic_axes
 from qntz.records import Capture, Provided
 from qntz.symbolics import lowered, registered
-
-LATEST = 20  # the exporter's own, and the last that it is to have
 
 
 def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> tuple[Any, dict[str, list[str]]]:
@@ -34,10 +32,12 @@ def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> t
 
     order, golden = list(captured.shapes), captured.golden[0]
     module, put = lowered(captured.module, symbolics)
-    outputs = tensors(golden, list(golden)) if module is captured.module else None  # what was put in may refuse to run
+    # a module with what was put in is run, which may refuse to
+    known = with_outputs(tensors(golden, list(golden))) if module is captured.module else contextlib.nullcontext()
     with (
+        known,
         registered(symbolics, opset) as fired,
-        deferred(outputs) as weights,
+        without_weights() as weights,
         tempfile.TemporaryDirectory() as folder,
     ):
         path = Path(folder) / "model.onnx"  # beside which the exporter writes the weights of a model beyond 2 GB
@@ -56,12 +56,11 @@ def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> t
                     verbose=True,  # keeps of each node what it was made of
                 )
         except Exception as error:
-            more = "Raise export.opset, or rewrite the operator by a plugin (README, 'Your own rewrite')."
             raise ExportError(
                 "the model cannot be exported",
                 where=f"opset {opset}",
                 why=_reason(error),
-                do=more if opset <= LATEST else f"Set export.opset to {LATEST} or less, which this exporter ends at.",
+                do="Raise export.opset, or rewrite the operator by a plugin (README, 'Your own rewrite').",
             ) from error
         model = onnx.load(path)
     put_back(model, weights)

@@ -12,10 +12,10 @@ import torch
 
 from qntz import plugins
 from qntz.compare import differences
-from qntz.config import METHODS, DimConfig
+from qntz.config import METHODS, DimConfig, known_opset
 from qntz.eager import Eager
 from qntz.errors import CaptureError, ConfigError, ModelError, QntzError, did_you_mean
-from qntz.export import SYMBOLICS, Exported, export, known_opset
+from qntz.export import SYMBOLICS, Exported, export
 from qntz.model import ProgramModule, arrays_in, evaluated, in_order
 from qntz.records import Arrays, Capture, Provided
 from qntz.rewrite import REWRITES, Rewritten, functions_of, rewritten

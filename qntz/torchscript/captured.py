@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from qntz.compare import Difference
+from qntz.errors import CaptureError
 from qntz.records import Capture, RewriteProof
 from qntz.rewrite import is_telling
 from qntz.torchscript.archive import loaded
@@ -29,7 +30,7 @@ class Captured(Capture):
     """A captured model, and how it came about.
 
     Attributes:
-        module: read from the file when it is first asked for.
+        module: read from the file when it is first asked for; CaptureError where that is gone by then.
         method: a route's name, or "saved" (it came as TorchScript or as an exported program). why: in words.
         file: the module as torch.jit.load or torch.export.load reads it, the same bytes everywhere; it is there as long
         as the capture is.
@@ -53,6 +54,10 @@ class Captured(Capture):
         """The module, which is no attribute before."""
         if name != "module":
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        if not self.file.is_file():
+            raise CaptureError(
+                "the captured module's file is gone", where=str(self.file), do="Keep the first Captured, or the module."
+            )
         module = loaded(self.file)
         object.__setattr__(self, "module", module)
         return module
