@@ -117,7 +117,7 @@ def measured(name: str, architecture: Architecture, runs: int) -> list[str]:
         for key, value in example.items()
     }
 
-    dynamic = {key: {axis: torch.export.Dim.DYNAMIC for axis in names} for key, names in axes.items()}
+    dynamic = {key: dict.fromkeys(names, torch.export.Dim.DYNAMIC) for key, names in axes.items()}
 
     def bare() -> None:
         with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():

@@ -9,7 +9,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,12 @@ def known_opset(opset: int | None, where: str = "export.opset") -> int:
             do=f"Give {first} to {last}: below there is no per-channel Q/DQ, the TorchScript exporter ends at {last}.",
         )
     return opset
+
+
+def require_names(names: Sequence[str], where: str) -> None:
+    """Raises ConfigError for a string in the place of a list of them, each of whose letters would be a name."""
+    if isinstance(names, str):
+        raise ConfigError(f"{names!r} is a string", where=where, do=f"Give a list, [{names}].")
 
 
 def _at_least(value: float, least: float, where: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from qntz.model import ProgramModule, arrays_of, call
 from qntz.records import Arrays
 
-_OF_TORCH = frozenset(vars(torch.nn.Module())) - {"training", "_buffers"}  # hooks, parameters and submodules
+_OF_TORCH = frozenset(vars(torch.nn.Module())) - {"training"}  # hooks, parameters, buffers and submodules
 _SIMPLE = (int, float, bool, str, bytes, type(None), torch.dtype, torch.device)
 
 
@@ -73,7 +73,7 @@ def _state(module: torch.nn.Module) -> dict[str, Any]:
     return {
         f"{path}.{name}".lstrip("."): _told(value)
         for path, part in module.named_modules()
-        for name, value in vars(part).items()
+        for name, value in (vars(part) | part._buffers).items()
         if name not in _OF_TORCH
     }
 

@@ -51,7 +51,12 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
     try:
         return torch.jit.load(str(path), map_location="cpu").eval()
     except RuntimeError as error:
-        raise ModelError("is no TorchScript file", where=str(path), why=one_line(error)) from error
+        raise ModelError(
+            "is no TorchScript file",
+            where=str(path),
+            why=one_line(error),
+            do="It may be cut short: write it again by torch.jit.save.",
+        ) from error
 
 
 def load_captured(folder: Path) -> torch.jit.ScriptModule | torch.export.ExportedProgram:
@@ -68,7 +73,12 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
         with quiet():
             return torch.export.load(path)
     except Exception as error:  # a damaged file fails in many ways
-        raise ModelError("is no exported program", where=str(path), why=one_line(error)) from error
+        raise ModelError(
+            "is no exported program",
+            where=str(path),
+            why=one_line(error),
+            do="It may be cut short: write it again by torch.export.save.",
+        ) from error
 
 
 class ProgramModule(torch.nn.Module):

@@ -130,7 +130,7 @@ def test_plugins_are_listed_and_tested(folder: Path) -> None:
     (folder / "plugins/wrong.py").write_text(PLUGIN)
     listed = qntz(folder, "plugins")
     assert listed.returncode == 0
-    assert "plugins/wrong.py  (this project)\n  qntz_function_rewrites: tripled\n" in listed.stdout
+    assert "plugins/wrong.py  (this project)\n  qntz_function_rewrites: bare, tripled\n" in listed.stdout
     assert "builtin/thresholds.py  (qntz " in listed.stdout
     tested = qntz(folder, "plugins", "test", "tripled", "autograd-forward")
     assert tested.returncode == 1
@@ -142,6 +142,8 @@ def test_plugins_are_listed_and_tested(folder: Path) -> None:
         "wrong    function    tripled  (plugins/wrong.py)  example 0: plugins/wrong.py: rewrite 'trip"
     )
     assert counts == "1 right, 1 wrong"
+    bare = qntz(folder, "plugins", "test", "bare")
+    assert (bare.returncode, bare.stdout.splitlines()[-1]) == (1, "1 untested")
     unknown = qntz(folder, "plugins", "test", "trippled")
     assert (unknown.returncode, unknown.stdout) == (2, "")
     assert unknown.stderr == "error: plugins: no rewrite 'trippled'. Did you mean 'tripled'?\n"
@@ -155,6 +157,7 @@ from qntz.records import Example, FunctionRewrite
 def qntz_function_rewrites():
     example = Example(lambda x: __import__("torch").relu(x))
     yield FunctionRewrite("tripled", {"torch.relu": lambda x: x.clamp(min=0) * 3}, examples=(example,))
+    yield FunctionRewrite("bare", {"torch.nn.functional.relu6": lambda x: x.clamp(0, 6)})
 """
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from qntz import ort, plugins
 from qntz.artifacts import write_model
 from qntz.compare import Difference, differences, require_parity
-from qntz.config import known_opset
+from qntz.config import known_opset, require_names
 from qntz.errors import ExportError, ParityError, RewriteError, did_you_mean, one_line
 from qntz.export.diverging import first_diverging, keys_of
 from qntz.export.dynamo import of_program
@@ -83,6 +83,8 @@ def export(
         ConfigError: ONNX has no such opset.
     """
     opset = known_opset(opset)
+    require_names(require, "export.require")
+    require_names(forbid, "export.forbid")
     installed = plugins.load(Path.cwd(), "export") if symbolics is None or passes is None else None
     if installed is not None and passes is None:
         passes = installed.provided("qntz_graph_passes", phase="export")

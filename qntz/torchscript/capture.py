@@ -12,10 +12,11 @@ import torch
 
 from qntz import plugins
 from qntz.compare import differences
-from qntz.config import METHODS, DimConfig, known_opset
+from qntz.config import METHODS, DimConfig, known_opset, require_names
 from qntz.eager import Eager
 from qntz.errors import CaptureError, ConfigError, ModelError, QntzError, did_you_mean
 from qntz.export import SYMBOLICS, Exported, export
+from qntz.guard import TimeIsUp, within
 from qntz.model import ProgramModule, arrays_in, evaluated, in_order
 from qntz.records import Arrays, Capture, Provided
 from qntz.rewrite import REWRITES, Rewritten, functions_of, rewritten
@@ -65,24 +66,30 @@ def capture(
 
     Raises:
         CaptureError: torch refuses, or the capture's outputs are not the model's; with every route that was `tried`.
-        ModelError: the eager model refuses the inputs, gives NaN, or is not deterministic.
+        ModelError: the eager model refuses the inputs, gives NaN, is not deterministic, or does not end.
         RewriteError: a required rewrite did not fire, or a rewrite computes something else. PluginError: one fails.
-        ConfigError: there is no such method or opset.
+        ConfigError: there is no such method or opset, or what should be a list of names is a string.
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", where="torchscript.method", do=did_you_mean(method, METHODS))
+    require_names(require, "torchscript.require")
+    require_names(forbid, "torchscript.forbid")
     eager = ProgramModule(module) if isinstance(module, torch.export.ExportedProgram) else module
     given = [arrays_in(eager, one) for one in (example_inputs, *probes)]
     order = in_order(eager, list(given[0]))
-    for one in given[1:]:
-        if set(one) != set(order):
-            raise ModelError(
-                "a probe has other inputs than the example", why=f"{', '.join(one)}, not {', '.join(order)}"
-            )
+    for number, one in enumerate(given[1:], 1):
+        _require_alike(one, given[0], f"probe {number}")
     inputs = [{name: one[name] for name in order} for one in given]
     _require_evaluation(eager, inputs[0], order)
     with evaluated(eager) as training:
-        judge = Judge(eager, inputs, shapes or shapes_of(inputs, dims or {}), dims or {}, tolerance)
+        try:
+            with within(seconds):
+                judge = Judge(eager, inputs, shapes or shapes_of(inputs, dims or {}), dims or {}, tolerance)
+        except TimeIsUp:
+            raise ModelError(
+                f"the model did not end within {seconds:g} s on what was given",
+                do="Mend its forward, or raise torchscript.seconds where it needs that.",
+            ) from None
         judge.require_sane()
         if isinstance(eager, (torch.jit.ScriptModule, ProgramModule)):
             judge.require_repeatable()
@@ -107,6 +114,18 @@ def capture(
             trial = functools.partial(export, opset=written, tolerance=tolerance, symbolics=symbolics, passes=())
             found = _first(attempts, trial, seconds, memory)
     return replace(found, training=training, rewrites=changed.proofs)
+
+
+def _require_alike(probe: Arrays, example: Arrays, what: str) -> None:
+    """Raises ModelError where a probe has other inputs than the example, or of another rank or dtype."""
+    do = "Give each probe the example's inputs; sizes and values may differ."
+    if set(probe) != set(example):
+        why = f"{', '.join(probe) or 'none'}, not {', '.join(example)}"
+        raise ModelError(f"{what} has other inputs than the example", why=why, do=do)
+    for name, array in probe.items():
+        told = [f"{one.dtype} of {one.ndim} dimensions" for one in (array, example[name])]
+        if told[0] != told[1]:
+            raise ModelError(f"{what}: input {name!r} is {told[0]}, the example's is {told[1]}", do=do)
 
 
 def _because(found: Captured, why: str) -> Captured:

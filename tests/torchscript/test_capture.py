@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qntz.errors import CaptureError, ModelError, RewriteError
+from qntz.errors import CaptureError, ConfigError, ModelError, RewriteError
+from qntz.export import export
 from qntz.records import ModuleRewrite, Provided
 from qntz.rewrite import rewritten
 from qntz.torchscript import archive_bytes, capture
@@ -53,6 +54,46 @@ def test_a_branch_is_refused_by_trace_and_kept_by_script() -> None:
     np.testing.assert_array_equal(captured.module(torch.from_numpy(DOWN["x"])).numpy(), DOWN["x"] - 1)
     assert captured.method == "script"
     assert captured.worst.error == 0
+
+
+@pytest.mark.parametrize(
+    ("probe", "why"),
+    [
+        ({"y": UP["x"]}, "probe 1 has other inputs than the example: y, not x"),
+        ({"x": UP["x"][0]}, "probe 1: input 'x' is float32 of 1 dimensions, the example's is float32 of 2 dimensions"),
+        ({"x": UP["x"].astype(np.float64)}, "probe 1: input 'x' is float64 of 2 dimensions, the example's is float32"),
+    ],
+)
+def test_a_probe_that_is_not_like_the_example_is_refused(probe: dict[str, np.ndarray], why: str) -> None:
+    with pytest.raises(ModelError, match=why):
+        capture(Comprehends(), UP, [probe])
+
+
+@pytest.mark.parametrize("what", ["require", "forbid"])
+def test_a_string_in_the_place_of_names_is_refused(what: str) -> None:
+    told = "'square' is a string. Give a list, \\[square\\]"
+    with pytest.raises(ConfigError, match=f"torchscript.{what}: {told}"):
+        capture(Branch(), UP, **{what: "square"})
+    with pytest.raises(ConfigError, match=f"export.{what}: {told}"):
+        export(capture(Comprehends(), UP, method="trace"), **{what: "square"})
+
+
+class Endless(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        while True:
+            x = x + 1
+
+
+def test_a_model_that_does_not_end_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"did not end within 0.5 s on what was given. .*torchscript.seconds"):
+        capture(Endless(), UP, seconds=0.5)
+
+
+def test_a_capture_whose_file_is_gone_says_so() -> None:
+    captured = capture(Comprehends(), UP)
+    captured.file.unlink()
+    with pytest.raises(CaptureError, match="model.ts: the captured module's file is gone"):
+        _ = captured.module
 
 
 def test_a_frozen_size_is_refused() -> None:
