@@ -104,7 +104,10 @@ def _explained(error: Exception, place: Any) -> ConfigError:
             known = list(getattr(kind, "__dataclass_fields__", ()))
             if known and last not in known:
                 return ConfigError(f"unknown key {last!r}", where=place(str(key)), do=did_you_mean(last, known))
-            return ConfigError(one_line(cause).split(": ", 1)[-1], where=place(str(key)))
+            told = one_line(cause).split(": ", 1)[-1]
+            if "is not a ListConfig" in told:
+                return ConfigError("a list is expected", where=place(str(key)), do="Give one, [a, b].")
+            return ConfigError(told, where=place(str(key)))
     return ConfigError("cannot be composed", where="conf", why=one_line(error))
 
 

@@ -114,6 +114,10 @@ def test_an_interpolation_of_the_environment_is_resolved_and_remembered(project:
             "params.yaml: models.digits.export.opst: unknown key 'opst'. Did you mean 'opset'?",
         ),
         (
+            "models: {digits: {export: {require: entropy}}}\nengines: {e: {model: digits}}",
+            "params.yaml: models.digits.export.require: a list is expected. Give one, [a, b].",
+        ),
+        (
             "models: {digits: {export: {opset: high}}}\nengines: {e: {model: digits}}",
             "params.yaml: models.digits.export.opset: Value 'high' of type 'str' could not be converted to Integer.",
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from qntz.records import Arrays, Capture, Provided
 from qntz.rewrite import REWRITES, Rewritten, functions_of, rewritten
 from qntz.torchscript.attempts import Attempts, saved
 from qntz.torchscript.captured import Captured, Tried
-from qntz.torchscript.further import Shapes, shapes_of
+from qntz.torchscript.further import Shapes, axes_of, shapes_of
 from qntz.torchscript.judge import Judge
 
 ORDER = ("trace", "mixed", "script", "paths", "dynamo")
@@ -68,23 +68,30 @@ def capture(
         CaptureError: torch refuses, or the capture's outputs are not the model's; with every route that was `tried`.
         ModelError: the eager model refuses the inputs, gives NaN, is not deterministic, or does not end.
         RewriteError: a required rewrite did not fire, or a rewrite computes something else. PluginError: one fails.
-        ConfigError: there is no such method or opset, or what should be a list of names is a string.
+        ConfigError: there is no such method, opset or dimension, or what should be a list of names is a string.
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", where="torchscript.method", do=did_you_mean(method, METHODS))
     require_names(require, "torchscript.require")
     require_names(forbid, "torchscript.forbid")
+    _require_dims(dims or {})
+    if not isinstance(module, (torch.nn.Module, torch.export.ExportedProgram)):
+        what = f"a {type(module).__name__} is no model"
+        raise ModelError(what, do="Give a torch.nn.Module, of a function one whose forward calls it.")
     eager = ProgramModule(module) if isinstance(module, torch.export.ExportedProgram) else module
     given = [arrays_in(eager, one) for one in (example_inputs, *probes)]
     order = in_order(eager, list(given[0]))
     for number, one in enumerate(given[1:], 1):
         _require_alike(one, given[0], f"probe {number}")
     inputs = [{name: one[name] for name in order} for one in given]
+    if shapes is None:
+        shapes = shapes_of(inputs, dims or {})
+        _require_dims(dims or {}, axes_of(shapes))
     _require_evaluation(eager, inputs[0], order)
     with evaluated(eager) as training:
         try:
             with within(seconds):
-                judge = Judge(eager, inputs, shapes or shapes_of(inputs, dims or {}), dims or {}, tolerance)
+                judge = Judge(eager, inputs, shapes, dims or {}, tolerance)
         except TimeIsUp:
             raise ModelError(
                 f"the model did not end within {seconds:g} s on what was given",
@@ -126,6 +133,20 @@ def _require_alike(probe: Arrays, example: Arrays, what: str) -> None:
         told = [f"{one.dtype} of {one.ndim} dimensions" for one in (array, example[name])]
         if told[0] != told[1]:
             raise ModelError(f"{what}: input {name!r} is {told[0]}, the example's is {told[1]}", do=do)
+
+
+def _require_dims(dims: Mapping[str, DimConfig], dynamic: Collection[str] | None = None) -> None:
+    """Raises ConfigError for what is no dimension, or none of the dynamic ones, where these are told."""
+    for name, dim in dims.items():
+        if not isinstance(dim, DimConfig):
+            told = f"{dim!r} is no DimConfig"
+            raise ConfigError(told, where=f"dims[{name!r}]", do="Give qntz.config.DimConfig(min, opt, max).")
+        if dynamic is not None and name not in dynamic:
+            raise ConfigError(
+                f"no size of {dim.min} to {dim.max} differs between the example and the probes",
+                where=f"dims[{name!r}]",
+                do="Add a probe of another size, or say by `shapes` which dimension it is.",
+            )
 
 
 def _because(found: Captured, why: str) -> Captured:

@@ -6,13 +6,14 @@ import io
 import subprocess
 import sys
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from qntz.config import DimConfig
 from qntz.errors import CaptureError, ConfigError, ModelError, RewriteError
 from qntz.export import export
 from qntz.records import ModuleRewrite, Provided
@@ -76,6 +77,25 @@ def test_a_string_in_the_place_of_names_is_refused(what: str) -> None:
         capture(Branch(), UP, **{what: "square"})
     with pytest.raises(ConfigError, match=f"export.{what}: {told}"):
         export(capture(Comprehends(), UP, method="trace"), **{what: "square"})
+
+
+@pytest.mark.parametrize(
+    ("dims", "why"),
+    [
+        ({"batch": DimConfig(1, 2, 8)}, r"dims\['batch'\]: no size of 1 to 8 differs between .* Add a probe"),
+        ({"batch": 3}, r"dims\['batch'\]: 3 is no DimConfig. Give qntz.config.DimConfig\(min, opt, max\)"),
+    ],
+)
+def test_dims_that_are_none_are_refused(dims: Any, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        capture(Comprehends(), UP, dims=dims)
+    if isinstance(dims["batch"], DimConfig):
+        assert capture(Comprehends(), UP, [DOWN], dims=dims).shapes == {"x": ("batch", 3)}
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(ModelError, match="a function is no model. Give a torch.nn.Module"):
+        capture(lambda x: x, UP)
 
 
 class Endless(nn.Module):
