@@ -6,6 +6,7 @@ conf/ is composed by Hydra onto these classes (`qntz.compose`); a stage reads th
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
 import types
 import typing
@@ -18,7 +19,8 @@ from qntz.records import TensorSpec
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 DTYPES = ("float32", "float16", "int32", "int64", "bool", "uint8", "int8")
-OPSETS = (13, 20)  # the first and the last
+OPSETS = (13, 20)  # the first and the last of a configuration
+WHY_OPSETS = "below 13 there is no per-channel Q/DQ, the TorchScript exporter ends at 20"
 OPSET = OPSETS[-1]
 """The highest that torch's TorchScript exporter writes; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime take it."""
 METHODS = ("auto", "trace", "mixed", "script", "paths", "dynamo")
@@ -36,19 +38,19 @@ def _one_of(value: str, known: tuple[str, ...], where: str) -> None:
         raise ConfigError(f"unknown value {value!r}", where=where, do=did_you_mean(value, known))
 
 
-def known_opset(opset: int | None, where: str = "export.opset") -> int:
-    """The opset, the default for None; raises ConfigError where it is none of OPSETS, in whose place an exporter may
-    write another without a word."""
-    first, last = OPSETS
-    if opset is None:
-        return OPSET
-    if type(opset) is not int or not first <= opset <= last:
+def known_opset(opset: Any, where: str = "export.opset", bounds: tuple[int, int] = OPSETS, why: str = "") -> int:
+    """The opset; raises ConfigError where it is out of bounds, in whose place an exporter may write another without a
+    word."""
+    first, last = bounds
+    try:
+        number = first - 1 if isinstance(opset, bool) else operator.index(opset)
+    except TypeError:
+        number = first - 1
+    if not first <= number <= last:
         raise ConfigError(
-            f"opset {opset!r} is out of reach",
-            where=where,
-            do=f"Give {first} to {last}: below there is no per-channel Q/DQ, the TorchScript exporter ends at {last}.",
+            f"opset {opset!r} is out of reach", where=where, why=why, do=f"Give a number of {first} to {last}."
         )
-    return opset
+    return number
 
 
 def require_names(names: Sequence[str], where: str) -> None:
@@ -240,7 +242,7 @@ class ExportConfig:
     forbid: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        known_opset(self.opset, "opset")
+        known_opset(self.opset, "opset", why=WHY_OPSETS)
         _at_least(self.tolerance, 0, "tolerance")
 
 

@@ -73,7 +73,7 @@ def _state(module: torch.nn.Module) -> dict[str, Any]:
     return {
         f"{path}.{name}".lstrip("."): _told(value)
         for path, part in module.named_modules()
-        for name, value in (vars(part) | part._buffers).items()
+        for name, value in {**vars(part), **dict(part._buffers.items())}.items()
         if name not in _OF_TORCH
     }
 
@@ -82,7 +82,7 @@ def _told(value: Any) -> Any:
     if isinstance(value, _SIMPLE):
         return value
     if isinstance(value, torch.Tensor):
-        return id(value), value._version
+        return id(value), None if value.is_inference() else value._version
     if isinstance(value, dict):
         return [(key, _told(one)) for key, one in value.items() if isinstance(key, (str, int))]
     if isinstance(value, (list, tuple)):

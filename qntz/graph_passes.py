@@ -9,6 +9,7 @@ import onnx
 
 from qntz import ort
 from qntz.compare import differences
+from qntz.config import require_names
 from qntz.errors import ExportError, PluginError, RewriteError, did_you_mean, one_line
 from qntz.graph import default_opset, folded, inferred, operators
 from qntz.packed import Packed, packed, size_of
@@ -60,6 +61,8 @@ def apply_passes(
         RewriteError: a required pass is unknown, forbidden as well, or did not fire; or the outputs differ.
         PluginError: a pass raised, or returned something else than (model, count).
     """
+    require_names(require, "require")
+    require_names(forbid, "forbid")
     require_known(require, passes)
     told: list[dict[str, Any]] = []
     opset = opset if opset is not None else default_opset(model)

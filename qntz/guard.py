@@ -26,6 +26,8 @@ from qntz.parent import end_with
 
 T = TypeVar("T")
 POLL = 0.05  # seconds between two looks at the child's memory
+LONGEST = 1e8  # seconds that a timer takes
+AGAIN = 1.0  # seconds between two alarms
 GRACE = 2.0  # seconds that a child has to say where it hangs
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)')
 LIMITS = {"seconds": "check.seconds", "memory": "check.memory_gib"}
@@ -84,7 +86,8 @@ class TimeIsUp(BaseException):
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raises TimeIsUp in Python code that takes longer; only where a signal can be waited for, in the main thread."""
+    """Raises TimeIsUp in Python code that takes longer, and again each second in code that catches it; only where a
+    signal can be waited for, in the main thread. An alarm of the caller's goes off later by what this takes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -93,12 +96,13 @@ def within(seconds: float) -> Iterator[None]:
         raise TimeIsUp
 
     kept = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    left = signal.setitimer(signal.ITIMER_REAL, min(seconds, LONGEST), AGAIN)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, kept)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if kept is None else kept)  # None: a handler that C has set
+        signal.setitimer(signal.ITIMER_REAL, *left)
 
 
 def _work(

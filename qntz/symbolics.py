@@ -56,7 +56,7 @@ def lowered(module: Any, symbolics: Sequence[Provided]) -> tuple[Any, dict[str, 
     """
     known = _of_torch(symbolics)
     fired: dict[str, list[str]] = {name: [] for overloads in known.values() for name in overloads}
-    if not any(_taken(node, known) for node in nodes(_inlined(module))):
+    if not any(_taken(node, known) for graph in _graphs(module) for node in nodes(graph)):
         return module, fired
     import torch
 
@@ -81,7 +81,7 @@ def put_in_place(module: Any, symbolics: Sequence[Provided]) -> set[str]:
     """The kinds of the operators of a module or function, "aten::trapezoid", whose place code of torch takes, all of
     them."""
     known = _of_torch(symbolics)
-    found = [(node.kind(), _taken(node, known) is not None) for node in nodes(_inlined(module))]
+    found = [(node.kind(), _taken(node, known) is not None) for graph in _graphs(module) for node in nodes(graph)]
     return {kind for kind, is_known in found if is_known} - {kind for kind, is_known in found if not is_known}
 
 
@@ -94,8 +94,9 @@ def _require_overload(provided: Provided) -> None:
         raise _failed(provided, ValueError(f"torch has no such overload, but {', '.join(overloads) or 'none'}"))
 
 
-def _inlined(module: Any) -> Any:
-    """The graph of all that a module or function calls, in which it is seen what a method is given."""
+def _graphs(module: Any) -> list[Any]:
+    """The graphs in which all is seen that a module or function does: the one of all that it calls, where it is seen
+    what a method is given, and beside it those of all methods where something cannot be inlined."""
     import torch
 
     graph, before = module.inlined_graph.copy(), None
@@ -103,7 +104,8 @@ def _inlined(module: Any) -> Any:
     while (calls := _calls(graph)) and calls != before:
         torch._C._jit_pass_inline(graph)
         before = calls
-    return graph
+    is_whole = not calls and all(node.kind() != "prim::fork" for node in nodes(graph))
+    return [graph] if is_whole else [graph, *(one for _, one in _methods(module))]
 
 
 def _calls(graph: Any) -> list[str]:

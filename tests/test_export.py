@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from qntz import ort
 from qntz.errors import ConfigError, ExportError, ParityError, PluginError, RewriteError
 from qntz.export import Exported, deferred, export, torchscript
-from qntz.export.deferred import put_back
+from qntz.export.deferred import put_back, without_weights
 from qntz.export.names import dynamic_axes
 from qntz.model import load_torchscript, run_model
 from qntz.records import Capture, GraphPass, Provided, Symbolic
@@ -113,9 +115,25 @@ def test_leaving_the_weights_out_for_a_while_changes_no_byte(monkeypatch: pytest
     probes = [probe for probe in PROBES if bool(probe["x"].sum() > 0)] or PROBES[:1]
     outputs = [{"output": module(torch.from_numpy(probe["x"])).detach().numpy()} for probe in probes]
     saved = archive_bytes(module)  # which runs leave as it is
-    ours = exported_from(torch.jit.load(io.BytesIO(saved)), probes, outputs)
+    left_out: list[dict[str, bytes]] = []
+
+    @contextlib.contextmanager
+    def seen() -> Iterator[dict[str, bytes]]:
+        with without_weights() as weights:
+            yield weights
+        left_out.append(weights)
+
+    def must_not_run(*_: Any) -> None:
+        raise AssertionError("the module is run for outputs that are known")
+
+    utils = sys.modules[torch.onnx.register_custom_op_symbolic.__module__]
+    with monkeypatch.context() as patched:
+        patched.setattr(torchscript, "without_weights", seen)
+        patched.setattr(utils, "_get_example_outputs", must_not_run)
+        ours = exported_from(torch.jit.load(io.BytesIO(saved)), probes, outputs)
     kept = torch._C.Graph._export_onnx, torch._C._jit_pass_onnx_graph_shape_type_inference
 
+    assert left_out[0].keys() >= {"linear.bias"}
     monkeypatch.setattr(deferred, "_MOST", 0)  # bytes of weights that are left out at most
     assert exported_from(torch.jit.load(io.BytesIO(saved)), probes, outputs).data == ours.data
     for name, plain in (("without_weights", {}), ("with_outputs", None)):
@@ -159,9 +177,9 @@ def test_an_operator_without_translation_is_named(capfd) -> None:
     assert "graph(" not in "".join(capfd.readouterr())  # torch's print of the whole graph is kept back
 
 
-@pytest.mark.parametrize("opset", [99, 21, 12, 0, -1, "17", True])
+@pytest.mark.parametrize("opset", [99, 0, -1, "17", True])
 def test_an_opset_that_is_none_is_refused_by_capture_and_export(opset: Any) -> None:
-    with pytest.raises(ConfigError, match=f"export.opset: opset {opset!r} is out of reach. Give 13 to 20: "):
+    with pytest.raises(ConfigError, match=f"export.opset: opset {opset!r} is out of reach. Give a number of 7 to "):
         exported_from(traced(Net()), PROBES, golden(Net()), opset=opset)
     with pytest.raises(ConfigError, match="out of reach"):
         capture(Net(), PROBES[0], PROBES[1:], opset=opset)

@@ -3,6 +3,7 @@ the graph, and what they leave alone."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -201,6 +202,11 @@ def test_a_size_that_a_part_is_given_is_no_conversion() -> None:
     assert lowered(module, numbers())[0] is module
 
 
+class Scaled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + float(int(x[0, 0]))
+
+
 @torch.jit.interface
 class Sizing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
@@ -210,7 +216,7 @@ class Sizing(nn.Module):
 class Choice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.part, self.deep = Rounded(), nn.Sequential(nn.Sequential(nn.Sequential(Rounded())))
+        self.part, self.deep = Rounded(), nn.Sequential(nn.Sequential(nn.Sequential(Scaled())))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.part.forward(self.deep(x))
@@ -221,11 +227,40 @@ Choice.__annotations__ = {"part": Sizing}  # and not its name, which torch does 
 
 @pytest.mark.parametrize("has_run", [False, True])
 def test_all_that_is_called_is_seen_also_after_a_run_and_beside_a_call_of_an_interface(has_run: bool) -> None:
-    module = torch.jit.script(Choice())
+    module = torch.jit.load(io.BytesIO(archive_bytes(torch.jit.script(Choice()))))
     if has_run:
         with torch.jit.optimized_execution(False):
             module(torch.ones(2, 3))
-    assert put_in_place(module, numbers()) == {"aten::Int"}
+    assert put_in_place(module, numbers()) == {"aten::Int", "aten::Float"}
+
+
+class Chosen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Scaled()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part.forward(x)
+
+
+Chosen.__annotations__ = {"part": Sizing}
+
+
+class Forked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Scaled()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.jit.wait(torch.jit.fork(self.part, x))
+
+
+@pytest.mark.parametrize("model", [Chosen(), Forked()])
+def test_what_cannot_be_inlined_is_converted_too(model: nn.Module) -> None:
+    given = [{"x": np.arange(6, dtype=np.float32).reshape(2, 3)}, {"x": np.ones((4, 3), np.float32)}]
+    exported = export(capture(torch.jit.script(model), given[0], given[1:]), opset=17)
+    (got,) = ort.run_all(exported.data, [{"x": np.full((2, 3), 2.75, np.float32)}])[0].values()
+    np.testing.assert_array_equal(got, np.full((2, 3), 4.75))  # 2.75 and the 2 of it
 
 
 class Sized(nn.Module):

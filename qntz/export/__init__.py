@@ -11,7 +11,7 @@ from typing import Any
 from qntz import ort, plugins
 from qntz.artifacts import write_model
 from qntz.compare import Difference, differences, require_parity
-from qntz.config import known_opset, require_names
+from qntz.config import OPSET, known_opset, require_names
 from qntz.errors import ExportError, ParityError, RewriteError, did_you_mean, one_line
 from qntz.export.diverging import first_diverging, keys_of
 from qntz.export.dynamo import of_program
@@ -26,6 +26,14 @@ from qntz.versions import applicable
 
 SYMBOLICS = ("qntz_symbolics", "qntz_translations")
 """The hooks that give the translations of operators, for one exporter and for the other."""
+_FIRST_OPSET = 7  # that the exporters write
+
+
+def opset_of(opset: int | None) -> int:
+    """The opset, the default for None; raises ConfigError where ONNX has no such opset, or the exporters do not."""
+    import onnx
+
+    return OPSET if opset is None else known_opset(opset, bounds=(_FIRST_OPSET, onnx.defs.onnx_opset_version()))
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def export(
         RewriteError: something that was required did not fire.
         ConfigError: ONNX has no such opset.
     """
-    opset = known_opset(opset)
+    opset = opset_of(opset)
     require_names(require, "export.require")
     require_names(forbid, "export.forbid")
     installed = plugins.load(Path.cwd(), "export") if symbolics is None or passes is None else None

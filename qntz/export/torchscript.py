@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from qntz.config import OPSET
 from qntz.errors import ExportError
 from qntz.export.deferred import put_back, with_outputs, without_weights
 from qntz.export.names import dynamic_axes
@@ -56,11 +57,12 @@ def of_script(captured: Capture, opset: int, symbolics: Sequence[Provided]) -> t
                     verbose=True,  # keeps of each node what it was made of
                 )
         except Exception as error:
+            more = "Raise export.opset, or rewrite the operator by a plugin (README, 'Your own rewrite')."
             raise ExportError(
                 "the model cannot be exported",
                 where=f"opset {opset}",
                 why=_reason(error),
-                do="Raise export.opset, or rewrite the operator by a plugin (README, 'Your own rewrite').",
+                do=more if opset <= OPSET else f"Set export.opset to {OPSET} or less, which this exporter ends at.",
             ) from error
         model = onnx.load(path)
     put_back(model, weights)

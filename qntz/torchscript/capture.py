@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import torch
 
 from qntz import plugins
 from qntz.compare import differences
-from qntz.config import METHODS, DimConfig, known_opset, require_names
+from qntz.config import METHODS, DimConfig, require_names
 from qntz.eager import Eager
 from qntz.errors import CaptureError, ConfigError, ModelError, QntzError, did_you_mean
-from qntz.export import SYMBOLICS, Exported, export
+from qntz.export import SYMBOLICS, Exported, export, opset_of
 from qntz.guard import TimeIsUp, within
 from qntz.model import ProgramModule, arrays_in, evaluated, in_order
 from qntz.records import Arrays, Capture, Provided
@@ -62,16 +63,21 @@ def capture(
         rewrites: of submodules, on a copy, and of functions; None: those that qntz ships, installed plugins provide,
         and the working directory holds in plugins/. require, forbid: names of rewrites that must fire, and must not.
         seconds, memory: what a route and the trial of its export may take in a process of their own; memory in bytes,
-        beyond six times the model's weights.
+        beyond six times the model's weights. The model's own runs on what was given may take as long, where they are
+        Python in the main thread: nothing else can be ended.
 
     Raises:
         CaptureError: torch refuses, or the capture's outputs are not the model's; with every route that was `tried`.
         ModelError: the eager model refuses the inputs, gives NaN, is not deterministic, or does not end.
         RewriteError: a required rewrite did not fire, or a rewrite computes something else. PluginError: one fails.
-        ConfigError: there is no such method, opset or dimension, or what should be a list of names is a string.
+        ConfigError: there is no such method, opset or dimension, a limit is none, or what should be a list of names is
+        a string.
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", where="torchscript.method", do=did_you_mean(method, METHODS))
+    if not seconds > 0:
+        raise ConfigError(f"{seconds} is no limit", where="torchscript.seconds", do="Give a positive number.")
+    written = opset_of(opset)
     require_names(require, "torchscript.require")
     require_names(forbid, "torchscript.forbid")
     _require_dims(dims or {})
@@ -87,22 +93,16 @@ def capture(
     if shapes is None:
         shapes = shapes_of(inputs, dims or {})
         _require_dims(dims or {}, axes_of(shapes))
-    _require_evaluation(eager, inputs[0], order)
+    with _in_time(seconds):
+        _require_evaluation(eager, inputs[0], order)
     with evaluated(eager) as training:
-        try:
-            with within(seconds):
-                judge = Judge(eager, inputs, shapes, dims or {}, tolerance)
-        except TimeIsUp:
-            raise ModelError(
-                f"the model did not end within {seconds:g} s on what was given",
-                do="Mend its forward, or raise torchscript.seconds where it needs that.",
-            ) from None
+        with _in_time(seconds):
+            judge = Judge(eager, inputs, shapes, dims or {}, tolerance)
         judge.require_sane()
         if isinstance(eager, (torch.jit.ScriptModule, ProgramModule)):
             judge.require_repeatable()
             judge.require_no_memory(Rewritten(eager))
             return saved(judge)
-        written = known_opset(opset)
         if rewrites is None or symbolics is None:
             installed = plugins.load(Path.cwd(), "torchscript")
             if rewrites is None:
@@ -133,6 +133,19 @@ def _require_alike(probe: Arrays, example: Arrays, what: str) -> None:
         told = [f"{one.dtype} of {one.ndim} dimensions" for one in (array, example[name])]
         if told[0] != told[1]:
             raise ModelError(f"{what}: input {name!r} is {told[0]}, the example's is {told[1]}", do=do)
+
+
+@contextlib.contextmanager
+def _in_time(seconds: float) -> Iterator[None]:
+    """Raises ModelError in the model's own runs where they do not end."""
+    try:
+        with within(seconds):
+            yield
+    except TimeIsUp:
+        raise ModelError(
+            f"the model did not end within {seconds:g} s on what was given",
+            do="Mend its forward, or raise torchscript.seconds where it needs that.",
+        ) from None
 
 
 def _require_dims(dims: Mapping[str, DimConfig], dynamic: Collection[str] | None = None) -> None:

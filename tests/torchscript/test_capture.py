@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,9 +105,78 @@ class Endless(nn.Module):
             x = x + 1
 
 
-def test_a_model_that_does_not_end_is_refused() -> None:
+class Catching(nn.Module):
+    """Catches the first that ends it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return Endless()(x)
+        except:  # noqa: E722
+            return Endless()(x)
+
+
+class PartlyAwake(nn.Module):
+    """In evaluation mode, but for a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Endless()
+        self.eval().part.train()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x)
+
+
+@pytest.mark.parametrize("model", [Endless(), Catching(), PartlyAwake()])
+def test_a_model_that_does_not_end_is_refused(model: nn.Module) -> None:
     with pytest.raises(ModelError, match=r"did not end within 0.5 s on what was given. .*torchscript.seconds"):
-        capture(Endless(), UP, seconds=0.5)
+        capture(model, UP, seconds=0.5)
+
+
+def test_any_limit_is_taken_that_is_one() -> None:
+    assert capture(Comprehends(), UP, seconds=float("inf")).method == "trace"
+    for seconds in (0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match=f"torchscript.seconds: {seconds} is no limit"):
+            capture(Comprehends(), UP, seconds=seconds)
+
+
+def test_the_callers_alarm_goes_off() -> None:
+    before = signal.setitimer(signal.ITIMER_REAL, 100, 50)
+    capture(Comprehends(), UP, method="trace")
+    left, again = signal.setitimer(signal.ITIMER_REAL, *before)
+    assert 0 < left <= 100
+    assert again == 50
+
+
+class PartlyScripted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = torch.jit.script(nn.BatchNorm1d(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x)
+
+
+def test_a_model_with_a_scripted_part_is_captured() -> None:
+    captured = capture(PartlyScripted(), UP, [DOWN], method="trace")
+    np.testing.assert_allclose(captured.module(torch.from_numpy(UP["x"])).detach().numpy(), UP["x"], rtol=1e-4)
+
+
+class Keeping(nn.Module):
+    """Its last inputs, as a buffer that is no tensor of autograd's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("last", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            self.last = x * 1
+        return x + 1
+
+
+def test_a_buffer_of_inference_mode_is_taken() -> None:
+    assert capture(Keeping(), UP, [DOWN]).method == "trace"
 
 
 def test_a_capture_whose_file_is_gone_says_so() -> None:
