@@ -263,12 +263,12 @@ class SimplifyConfig:
 
 @dataclass(frozen=True)
 class CalibrateConfig:
-    """The calibration run: samples a batch, workers (threads; 0: one a core), every `stride`-th element counted.
-    `needed` is set by compose: true where an engine of the model has int8."""
+    """The calibration run: samples a batch, workers (threads; 0: one a core), of large tensors every `stride`-th element
+    counted. `needed` is set by compose: true where an engine of the model has int8."""
 
     batch_size: int = 8
     workers: int = 0
-    stride: int = 1
+    stride: int = 7
     needed: bool = False
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qntz.errors import ExportError, one_line
-from qntz.packed import Packed
+from qntz.packed import SUFFIX, Packed
 from qntz.records import Arrays
 
 if TYPE_CHECKING:
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 DISABLE, BASIC, EXTENDED, ALL = "disable", "basic", "extended", "all"
 
 
-def session(model: Path | bytes | Packed, *, threads: int = 0, optimize: str = ALL) -> onnxruntime.InferenceSession:
-    """A CPU session. threads: within an operator, 0 for one a core. Raises ExportError where the model is refused."""
+def session(
+    model: Path | bytes | Packed, *, threads: int = 0, optimize: str = ALL, written: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """A CPU session. threads: within an operator, 0 for one a core. written: a file for the optimised graph, which is
+    this machine's own; its weights go beside it. Raises ExportError where the model is refused."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -33,6 +36,11 @@ def session(model: Path | bytes | Packed, *, threads: int = 0, optimize: str = A
         ALL: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     }
     options.graph_optimization_level = level[optimize]
+    if written is not None:
+        options.optimized_model_filepath = str(written)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", written.name + SUFFIX
+        )
     where = str(model) if isinstance(model, Path) else "the model"
     try:
         with contextlib.ExitStack() as stack:

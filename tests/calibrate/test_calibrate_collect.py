@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qntz.calibrate import collect, quantizable_tensors
+from qntz.calibrate.tapped import Tapped
 from qntz.errors import ArtifactError, DataError, QntzError
 from qntz.histograms import Histogram, histogram_of
 
@@ -112,6 +114,73 @@ def test_batch_size_order_and_workers_change_nothing(path, size, workers, stride
     assert same(reference, collect(path, in_batches(size, IMAGES[order]), workers=workers, stride=stride))
 
 
+def two_convolutions(channels: int) -> onnx.ModelProto:
+    """Conv and Relu, twice; what the first gives is read by the second alone."""
+    nodes = [
+        helper.make_node("Conv", ["x", "first"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("Conv", ["r", "second"], ["y"], "conv2"),
+    ]
+    weights = {
+        "first": RNG.normal(size=(channels, 3, 3, 3)).astype(np.float32),
+        "second": RNG.normal(size=(16, channels, 3, 3)).astype(np.float32),
+    }
+    return model_of(nodes, weights, ["n", 3, 6, 5], ["n", 16, 4, 3])
+
+
+@pytest.mark.parametrize(("channels", "in_blocks"), [(16, True), (48, True), (12, False), (40, False)])
+def test_what_is_held_in_blocks_is_counted_as_it_is_held(tmp_path, channels, in_blocks):
+    """In another order, and without the zeros that fill up blocks."""
+    import torch
+    from torch.nn import functional
+
+    model = two_convolutions(channels)
+    onnx.save(model, tmp_path / "m.onnx")
+    kernel = numpy_helper.to_array(model.graph.initializer[0])
+    tapped = Tapped(model, ["x", "r"])
+    values = tapped.run({"x": IMAGES[:1]})
+    assert np.array_equal(values["x"], IMAGES[:1])
+    wanted = functional.conv2d(torch.from_numpy(IMAGES), torch.from_numpy(kernel.copy()), padding=1).relu().numpy()
+    np.testing.assert_allclose(np.sort(values["r"], axis=None), np.sort(wanted[0], axis=None), rtol=1e-4, atol=1e-5)
+    is_ordered = np.allclose(values["r"].reshape(wanted[:1].shape), wanted[:1], rtol=1e-4, atol=1e-5)
+    if platform.machine() in ("x86_64", "AMD64"):  # where ONNX Runtime has blocks
+        assert is_ordered != in_blocks
+    seen = collect(tmp_path / "m.onnx", in_batches(4))["r"]
+    assert seen.counts.sum() == wanted.size
+    assert np.abs(np.cumsum(seen.counts) - np.cumsum(histogram_of(wanted).counts)).max() <= 2
+
+
+def test_a_blocked_tensor_that_is_read_in_order_too_keeps_its_values():
+    import torch
+
+    model = two_convolutions(16)
+    kernel = torch.from_numpy(numpy_helper.to_array(model.graph.initializer[0]).copy())
+    model.graph.node.append(helper.make_node("Transpose", ["r"], ["z"], "turn", perm=[0, 2, 3, 1]))
+    model.graph.node.append(helper.make_node("MatMul", ["z", "dense"], ["w"], "product"))
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(16, dtype=np.float32), "dense"))
+    model.graph.output.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, None))
+    values = Tapped(model, ["r", "z", "w"]).run({"x": IMAGES[:1]})
+    wanted = torch.nn.functional.conv2d(torch.from_numpy(IMAGES[:1]), kernel, padding=1).relu().numpy()
+    np.testing.assert_allclose(values["z"], wanted.transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(values["w"], values["z"])  # a product with the identity
+    np.testing.assert_array_equal(np.sort(values["r"], axis=None), np.sort(values["z"], axis=None))
+
+
+def test_a_strided_element_stands_for_as_many_and_small_tensors_are_counted_whole(tmp_path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "matmul")]
+    weights = {"w": np.ones((5, 2), np.float32)}
+    onnx.save(model_of(nodes, weights, ["n", "length", 5], ["n", "length", 2]), tmp_path / "m.onnx")
+    long, short = (RNG.normal(0, 1, (1, length, 5)).astype(np.float32) for length in (3300, 3200))
+    seen = collect(tmp_path / "m.onnx", [{"x": long}, {"x": short}], stride=3)["x"]  # of 16,500 and of 16,000 elements
+    upper = long.reshape(-1)[::3].view(np.uint32) >> 16
+    wanted = 3 * np.bincount(upper, minlength=1 << 16) + np.bincount(
+        short.reshape(-1).view(np.uint32) >> 16, minlength=1 << 16
+    )
+    np.testing.assert_array_equal(seen.counts, wanted)
+    both = np.concatenate([long, short], axis=1)
+    assert (seen.minimum, seen.maximum) == (both.min(), both.max())
+
+
 def test_single_rows_round_otherwise_than_batches_so_that_batches_are_split(tmp_path):
     """The sum over the middle axis of one sample takes another kernel than that of several."""
     nodes = [
@@ -184,7 +253,10 @@ def test_no_batches_are_refused(path):
 def test_a_missing_input_and_a_wrong_shape_name_the_batch(path):
     with pytest.raises(DataError, match=r"^calibration batch 1 \(x float32 \[1, 2, 6, 5\]\): ONNX Runtime cannot run"):
         collect(path, [{"x": IMAGES[:1]}, {"x": IMAGES[:1, :2]}])
-    with pytest.raises(DataError, match=r"^calibration batch 0 \(\): ONNX Runtime cannot run the graph: ValueError"):
+    with pytest.raises(
+        DataError,
+        match=r"^calibration batch 0 \(z float32 \[1, 3, 6, 5\]\): ONNX Runtime cannot run the graph: ValueError",
+    ):
         collect(path, [{"z": IMAGES[:1]}])
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qntz import ort
+from qntz.calibrate.tapped import Tapped
 from qntz.errors import DataError, QntzError, one_line
 from qntz.histograms import BINS, Histogram, histogram_of
-from qntz.packed import packed, read_model
+from qntz.packed import read_model
 from qntz.quantizable import candidates
 from qntz.records import Arrays, Progress
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
 PHASE = "calibrate"
+SMALL = 1 << 14  # elements of a sample's tensor that are all counted, whatever the stride
 
 
 def quantizable_tensors(model: onnx.ModelProto) -> list[str]:
@@ -52,8 +53,9 @@ def collect(
     Args:
         model: the simplified ONNX file.
         batches: inputs by name, samples along the first axis of each.
-        workers: threads; 0 for one a core. stride: every stride-th element of a sample's tensor is counted; minimum
-            and maximum are exact. Even strides alias with the memory layout.
+        workers: threads; 0 for one a core.
+        stride: of a sample's tensor of more than 16,384 elements every stride-th is counted, and stands for as many;
+            minimum and maximum are exact. Even strides alias with the memory layout.
         progress: told of each finished batch, of `total`.
         split: False runs whole batches: for a model whose first dimension does not take 1.
 
@@ -94,43 +96,41 @@ def collect(
 
 
 class _Tally:
-    """A session of the tapped model, and the counts so far; `add` may be called by several threads at once."""
+    """The tapped model, and the counts so far; `add` may be called by several threads at once."""
 
     def __init__(self, path: Path, stride: int, split: bool) -> None:
-        import onnx
-
         model = read_model(path)
         self.stride = stride
         self.tensors = quantizable_tensors(model)
-        fed = {value.name for value in model.graph.input}
-        self.taps = [name for name in self.tensors if name not in fed]
-        # As graph outputs they keep their names and values through every optimisation.
-        present = {value.name for value in model.graph.output}
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.taps if name not in present)
-        self.session = ort.session(packed(model, "tapped.onnx"), threads=1)
+        self.tapped = Tapped(model, self.tensors)
         # A fixed first dimension above 1 is the model's own batch size, which cannot be split.
-        self.split = split and all(
-            not isinstance(size, int) or size == 1 for a in self.session.get_inputs() for size in a.shape[:1]
-        )
-        self.known = {argument.name for argument in self.session.get_inputs()}
-        self.counts = {name: np.zeros(BINS, dtype=np.int64) for name in self.tensors}
+        firsts = [size for shape in self.tapped.inputs.values() for size in shape[:1]]
+        self.split = split and all(not isinstance(size, int) or size == 1 for size in firsts)
+        self.counts: dict[tuple[str, int], np.ndarray] = {}  # by tensor and stride
         self.ranges: dict[str, tuple[float, float]] = {}
         self.lock = threading.Lock()
 
     def add(self, index: int, batch: Arrays) -> None:
         for sample in _samples(batch) if self.split else (batch,):
-            values = dict(sample)
-            if self.taps:
-                feed = {name: array for name, array in sample.items() if name in self.known}
-                values.update(zip(self.taps, _outputs(self.session, self.taps, feed, index), strict=True))
+            values = self._run(sample, index)
             for name in self.tensors:
                 if name not in values:
                     raise DataError(f"no input {name!r}", where=f"calibration batch {index}")
                 if values[name].size:
                     self._count(name, values[name], index)
 
+    def _run(self, sample: Arrays, index: int) -> Arrays:
+        try:
+            return self.tapped.run(sample)
+        except Exception as error:
+            shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in sample.items())
+            raise DataError(
+                "ONNX Runtime cannot run the graph", where=f"calibration batch {index} ({shapes})", why=one_line(error)
+            ) from error
+
     def _count(self, name: str, values: np.ndarray, index: int) -> None:
-        seen = histogram_of(values, self.stride)
+        stride = self.stride if values.size > SMALL else 1
+        seen = histogram_of(values, stride)
         if not (np.isfinite(seen.minimum) and np.isfinite(seen.maximum)):
             kind = "NaN" if np.isnan(values).any() else "infinity"
             raise DataError(
@@ -139,12 +139,16 @@ class _Tally:
                 do="Find the operator that makes it; int8 has neither.",
             )
         with self.lock:
-            self.counts[name] += seen.counts
+            if (counts := self.counts.setdefault((name, stride), seen.counts)) is not seen.counts:
+                counts += seen.counts
             low, high = self.ranges.get(name, (np.inf, -np.inf))
             self.ranges[name] = (min(low, seen.minimum), max(high, seen.maximum))
 
     def histograms(self) -> dict[str, Histogram]:
-        return {name: Histogram(self.counts[name], *self.ranges[name]) for name in sorted(self.ranges)}
+        totals = {name: np.zeros(BINS, dtype=np.int64) for name in sorted(self.ranges)}
+        for (name, stride), counts in self.counts.items():
+            totals[name] += stride * counts
+        return {name: Histogram(counts, *self.ranges[name]) for name, counts in totals.items()}
 
 
 def _samples(batch: Arrays) -> Iterator[Arrays]:
@@ -152,13 +156,3 @@ def _samples(batch: Arrays) -> Iterator[Arrays]:
     count = max((len(array) for array in batch.values() if array.ndim), default=1)
     for i in range(count):
         yield {name: array[i : i + 1] if array.ndim else array for name, array in batch.items()}
-
-
-def _outputs(session: Any, names: Sequence[str], feed: Arrays, index: int) -> list[np.ndarray]:
-    try:
-        return session.run(list(names), feed)
-    except Exception as error:
-        shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in feed.items())
-        raise DataError(
-            "ONNX Runtime cannot run the graph", where=f"calibration batch {index} ({shapes})", why=one_line(error)
-        ) from error

@@ -1,0 +1,180 @@
+"""Calibration beside the peers' and beside plain inference of the same images, each in a process of its own.
+
+The model is resnet50 at 224, the images are seeded, with the spectrum of photographs. The floor is ONNX Runtime in fp32
+on the same images, by one or by eight at a time, whichever takes less CPU; each peer calibrates and quantizes as its
+users call it, in an environment of its own under build/bench; qntz collects, and quantizes from the histograms. Times
+are without imports, CPU seconds of all threads. `python -m benchmarks.calibrate [--images N,N] [--no-peers]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+FOLDER = Path("build/bench/calibrate")
+PEERS = {
+    "onnxruntime": ["onnxruntime==1.31.1", "onnx==1.23.2", "sympy"],
+    "modelopt": ["nvidia-modelopt[onnx]==0.47.0"],
+}
+RUNS = [
+    ("onnxruntime", "MinMax"),
+    ("onnxruntime", "Entropy"),
+    ("onnxruntime", "Percentile"),
+    ("modelopt", "max"),
+    ("modelopt", "entropy"),
+]
+NAME = "pixel_values"
+AIM, AIM_WALL, AIM_MEMORY = 1.25, 1.3, 0.6
+
+
+def prepared(most: int) -> tuple[Path, Path]:
+    """The simplified model, and the images float32 [most, 3, 224, 224] in a file."""
+    import onnx
+    import onnxsim
+
+    from examples.hf.data import images
+    from examples.hf.model import resnet50
+    from qntz.export import export
+    from qntz.torchscript import capture
+
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    model, data = FOLDER / "resnet50.onnx", FOLDER / "images.npy"
+    made = np.stack([sample["pixel_values"] for sample in images(most, seed=1)])
+    np.save(data, made)
+    captured = capture(resnet50(seed=0).eval(), {NAME: made[:2]}, [{NAME: made[:3]}], method="trace")
+    simplified, is_right = onnxsim.simplify(onnx.load_from_string(export(captured, opset=17).data))
+    assert is_right
+    onnx.save(simplified, model)
+    return model, data
+
+
+def environment(peer: str) -> Path:
+    """The peer's own Python, installed once."""
+    folder = FOLDER / f"env-{peer}"
+    python = folder / "bin/python"
+    if not (folder / ".ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS[peer]], check=True)
+        (folder / ".ready").touch()
+    return python
+
+
+def batches(data: Path, count: int, size: int) -> Iterator[dict[str, np.ndarray]]:
+    """The first images, `size` at a time, read and not mapped: what is mapped counts as memory of the process."""
+    with data.open("rb") as file:
+        np.lib.format.read_magic(file)
+        (_, *shape), _, dtype = np.lib.format.read_array_header_1_0(file)
+        for left in range(count, 0, -size):
+            values = np.fromfile(file, dtype, min(size, left) * math.prod(shape))
+            yield {NAME: values.reshape(-1, *shape)}
+
+
+def inferred(model: Path, data: Path, count: int, at_a_time: int) -> None:
+    from qntz import ort
+
+    session = ort.session(model)
+    for batch in batches(data, count, at_a_time):
+        ort.run(session, batch)
+
+
+def collected(model: Path, data: Path, count: int, stride: int) -> Any:
+    from qntz.calibrate import collect
+
+    return collect(model, batches(data, count, 8), stride=stride)
+
+
+def quantized(model: Path, data: Path, count: int, stride: int) -> None:
+    from qntz.builtin.thresholds import qntz_threshold_methods
+    from qntz.config import QuantizeConfig
+    from qntz.quantize import quantize
+
+    methods = {method.name: method for method in qntz_threshold_methods()}
+    histograms = collected(model, data, count, stride)
+    quantize(model, histograms, None, QuantizeConfig(precision="int8"), methods=methods)
+
+
+WORK = {
+    "floor by 1": functools.partial(inferred, at_a_time=1),
+    "floor by 8": functools.partial(inferred, at_a_time=8),
+    "collect": functools.partial(collected, stride=7),
+    "collect, stride 1": functools.partial(collected, stride=1),
+    "collect and quantize": functools.partial(quantized, stride=7),
+}
+
+
+def measured_here(name: str, model: str, data: str, count: str) -> None:
+    """Prints what one of WORK takes."""
+    import onnxruntime  # noqa: F401  the imports are everybody's
+
+    import qntz.calibrate
+    import qntz.quantize  # noqa: F401
+
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    WORK[name](Path(model), Path(data), int(count))
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(json.dumps({"cpu": cpu, "wall": time.perf_counter() - started, "peak": peak()}))
+
+
+def peak() -> float:
+    """MiB of memory that this process has held at most; ru_maxrss would be its parent's, where that held more."""
+    held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(held.split()[1]) / 2**10
+
+
+def told(command: list[str]) -> dict[str, float]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}:\n{done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--work"]:
+        return measured_here(*sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", default="16,64,256", help="how many, by commas")
+    parser.add_argument("--no-peers", action="store_true")
+    options = parser.parse_args()
+    counts = [int(one) for one in options.images.split(",")]
+    model, data = prepared(max(counts))
+    table = Table(
+        title=f"Calibration of resnet50 over plain inference; aims: CPU {AIM}, wall {AIM_WALL}, {AIM_MEMORY} GB"
+    )
+    for head in ("images", "who", "CPU s", "over floor", "wall s", "over floor", "peak GB"):
+        table.add_column(head, justify="left" if head == "who" else "right")
+    for count in counts:
+        rows = {}
+        for name in WORK:
+            rows[name] = told(
+                [sys.executable, "-m", "benchmarks.calibrate", "--work", name, str(model), str(data), str(count)]
+            )
+        for peer, method in () if options.no_peers else RUNS:
+            command = [str(environment(peer)), "benchmarks/peers_of_calibrate.py", peer, method, str(model), str(data)]
+            rows[f"{peer} {method}"] = told([*command, str(count), str(FOLDER / "peer.onnx")])
+        floor = {key: min(rows["floor by 1"][key], rows["floor by 8"][key]) for key in ("cpu", "wall")}
+        for name, row in rows.items():
+            ratios = (f"{row[key] / floor[key]:.2f}" for key in ("cpu", "wall"))
+            cpu, wall = ratios
+            peak = f"{row['peak'] / 2**10:.2f}"
+            table.add_row(str(count), name, f"{row['cpu']:.2f}", cpu, f"{row['wall']:.2f}", wall, peak)
+        table.add_section()
+    Console(width=110).print(table)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""One peer's calibration and quantization of a model, measured in a process of its own: the peer's environment runs it,
+and nothing of qntz. `python peers_of_calibrate.py PEER METHOD MODEL IMAGES COUNT OUTPUT` prints JSON."""
+
+import json
+import resource
+import sys
+import time
+
+import numpy as np
+
+
+def by_onnxruntime(method, model, images, name, output):
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.left = iter(images)
+
+        def get_next(self):
+            image = next(self.left, None)
+            return None if image is None else {name: image[None]}
+
+    options = {"ActivationSymmetric": True, "WeightSymmetric": True, "AddQDQPairToWeight": True, "QuantizeBias": False}
+    return lambda: quantize_static(
+        model,
+        output,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=getattr(CalibrationMethod, method),
+        extra_options=options,
+    )
+
+
+def by_modelopt(method, model, images, name, output):
+    from modelopt.onnx.quantization import quantize
+
+    return lambda: quantize(
+        model,
+        quantize_mode="int8",
+        calibration_data={name: np.asarray(images)},
+        calibration_method=method,
+        calibration_eps=["cpu"],
+        output_path=output,
+        high_precision_dtype="fp32",
+    )
+
+
+def peak():
+    """MiB of memory that this process has held at most."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**10
+
+
+def main():
+    peer, method, model, path, count, output = sys.argv[1:]
+    import onnx
+
+    images = np.load(path, mmap_mode="r")[: int(count)]
+    name = onnx.load(model, load_external_data=False).graph.input[0].name
+    work = {"onnxruntime": by_onnxruntime, "modelopt": by_modelopt}[peer](method, model, images, name, output)
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    work()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(json.dumps({"cpu": cpu, "wall": time.perf_counter() - started, "peak": peak()}))
+
+
+if __name__ == "__main__":
+    main()

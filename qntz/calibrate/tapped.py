@@ -1,0 +1,94 @@
+"""A model that gives its inner tensors beside its outputs, for hardly more than it takes alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qntz import ort
+from qntz.graph import nodes_of
+from qntz.packed import packed
+from qntz.records import Arrays
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+REORDER, BLOCKED = "ReorderOutput", "com.microsoft.nchwc"
+LARGEST_BLOCK = 16  # channels; on some processors ONNX Runtime takes 8
+
+
+class Tapped:
+    """Runs a model on one core, in as many threads as call it at a time.
+
+    ONNX Runtime holds the outputs of convolutions in blocks of channels, and would put what is asked for into the order
+    of ONNX, which takes as long as counting it. So its optimised graph is taken without that: such a tensor's elements
+    come in another order, all of them and no others.
+
+    Attributes:
+        inputs: the names and shapes of the model's own.
+    """
+
+    def __init__(self, model: onnx.ModelProto, tensors: Sequence[str]) -> None:
+        """model: is emptied. tensors: of its top-level graph, inputs or not. Raises ExportError where ONNX Runtime
+        refuses it."""
+        fed = {value.name for value in model.graph.input}
+        self._fed = [name for name in tensors if name in fed]
+        self._outputs = {name: name for name in tensors if name not in fed}
+        self._session = self._opened(model)
+        self.inputs = {argument.name: list(argument.shape) for argument in self._session.get_inputs()}
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """The tensors' elements by name, those of inputs that are given among them; raises what ONNX Runtime does."""
+        values = {name: inputs[name] for name in self._fed if name in inputs}
+        if self._outputs:
+            feed = {name: array for name, array in inputs.items() if name in self.inputs}
+            outputs = self._session.run(list(self._outputs.values()), feed)
+            values.update(zip(self._outputs, outputs, strict=True))
+        return values
+
+    def _opened(self, model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+        import onnx
+
+        # As graph outputs they keep their names and values through every optimisation.
+        present = {value.name for value in model.graph.output}
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._outputs if name not in present)
+        file = packed(model, "tapped.onnx")
+        model.Clear()  # so that the weights are held by one at a time
+        with tempfile.TemporaryDirectory() as folder:
+            written = Path(folder) / "optimised.onnx"
+            session = ort.session(file, threads=1, written=written)
+            optimised = onnx.load(written, load_external_data=False)
+            unordered = _unordered(optimised, set(self._outputs) - present)
+            if not unordered:
+                return session
+            del session, file
+            self._outputs |= unordered
+            onnx.save(optimised, written)
+            return ort.session(written, threads=1, optimize=ort.DISABLE)
+
+
+def _unordered(model: onnx.ModelProto, outputs: set[str]) -> dict[str, str]:
+    """Makes the blocked tensors of an optimised graph its outputs, in place of those that are put in order for it and
+    for nothing else; their names by those of the outputs. Blocks that are filled up with zeros are left alone."""
+    import onnx
+
+    graph = model.graph
+    read = {name for node in nodes_of(graph) for name in node.input}
+    unordered = {}
+    for node in list(graph.node):
+        if node.op_type != REORDER or node.domain != BLOCKED or node.output[0] not in outputs:
+            continue
+        channels = next(attribute.i for attribute in node.attribute if attribute.name == "channels")
+        if channels % LARGEST_BLOCK == 0 and node.output[0] not in read:
+            unordered[node.output[0]] = node.input[0]
+            graph.node.remove(node)
+    kept = [value for value in graph.output if value.name not in unordered]
+    del graph.output[:]
+    graph.output.extend(kept)
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(unordered.values()))
+    return unordered
