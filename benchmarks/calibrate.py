@@ -67,7 +67,9 @@ def environment(peer: str) -> Path:
     python = folder / "bin/python"
     if not (folder / ".ready").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS[peer]], check=True)
+        done = subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS[peer]], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{peer} cannot be installed:\n{done.stderr[-2000:]}")
         (folder / ".ready").touch()
     return python
 

@@ -263,8 +263,8 @@ class SimplifyConfig:
 
 @dataclass(frozen=True)
 class CalibrateConfig:
-    """The calibration run: samples a batch, workers (threads; 0: one a core), of large tensors every `stride`-th element
-    counted. `needed` is set by compose: true where an engine of the model has int8."""
+    """The calibration run: samples a batch, workers (threads; 0: one a core), of large tensors every `stride`-th
+    element counted. `needed` is set by compose: true where an engine of the model has int8."""
 
     batch_size: int = 8
     workers: int = 0
