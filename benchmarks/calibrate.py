@@ -12,10 +12,8 @@ import argparse
 import functools
 import json
 import math
-import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.peers_of_calibrate import measured
 
 FOLDER = Path("build/bench/calibrate")
 PEERS = {
@@ -124,17 +124,7 @@ def measured_here(name: str, model: str, data: str, count: str) -> None:
     import qntz.calibrate
     import qntz.quantize  # noqa: F401
 
-    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    WORK[name](Path(model), Path(data), int(count))
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(json.dumps({"cpu": cpu, "wall": time.perf_counter() - started, "peak": peak()}))
-
-
-def peak() -> float:
-    """MiB of memory that this process has held at most; ru_maxrss would be its parent's, where that held more."""
-    held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(held.split()[1]) / 2**10
+    measured(lambda: WORK[name](Path(model), Path(data), int(count)))
 
 
 def told(command: list[str]) -> dict[str, float]:

@@ -50,10 +50,16 @@ def by_modelopt(method, model, images, name, output):
     )
 
 
-def peak():
-    """MiB of memory that this process has held at most."""
+def measured(work):
+    """Prints the CPU seconds of all threads, the wall seconds, and the MiB of memory that this process has held at most
+    (ru_maxrss would be its parent's, where that held more), as JSON."""
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    work()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**10
+        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**10
+    print(json.dumps({"cpu": cpu, "wall": time.perf_counter() - started, "peak": peak}))
 
 
 def main():
@@ -62,12 +68,7 @@ def main():
 
     images = np.load(path, mmap_mode="r")[: int(count)]
     name = onnx.load(model, load_external_data=False).graph.input[0].name
-    work = {"onnxruntime": by_onnxruntime, "modelopt": by_modelopt}[peer](method, model, images, name, output)
-    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    work()
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(json.dumps({"cpu": cpu, "wall": time.perf_counter() - started, "peak": peak()}))
+    measured({"onnxruntime": by_onnxruntime, "modelopt": by_modelopt}[peer](method, model, images, name, output))
 
 
 if __name__ == "__main__":

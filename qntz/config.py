@@ -65,9 +65,14 @@ def _at_least(value: float, least: float, where: str) -> None:
 
 
 def _limits(seconds: float, memory_gib: float) -> None:
-    for name, value in (("seconds", seconds), ("memory_gib", memory_gib)):
-        if not value > 0:
-            raise ConfigError(f"{value} is no limit", where=name, do="Give a positive number.")
+    require_limit(seconds, "seconds")
+    require_limit(memory_gib, "memory_gib")
+
+
+def require_limit(value: float, where: str) -> None:
+    """Raises ConfigError for what is not positive."""
+    if not value > 0:
+        raise ConfigError(f"{value} is no limit", where=where, do="Give a positive number.")
 
 
 @dataclass(frozen=True)

@@ -51,12 +51,7 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
     try:
         return torch.jit.load(str(path), map_location="cpu").eval()
     except RuntimeError as error:
-        raise ModelError(
-            "is no TorchScript file",
-            where=str(path),
-            why=one_line(error),
-            do="It may be cut short: write it again by torch.jit.save.",
-        ) from error
+        raise _damaged("TorchScript file", path, error, "torch.jit.save") from error
 
 
 def load_captured(folder: Path) -> torch.jit.ScriptModule | torch.export.ExportedProgram:
@@ -73,12 +68,12 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
         with quiet():
             return torch.export.load(path)
     except Exception as error:  # a damaged file fails in many ways
-        raise ModelError(
-            "is no exported program",
-            where=str(path),
-            why=one_line(error),
-            do="It may be cut short: write it again by torch.export.save.",
-        ) from error
+        raise _damaged("exported program", path, error, "torch.export.save") from error
+
+
+def _damaged(kind: str, path: Path, error: Exception, writer: str) -> ModelError:
+    do = f"It may be cut short: write it again by {writer}."
+    return ModelError(f"is no {kind}", where=str(path), why=one_line(error), do=do)
 
 
 class ProgramModule(torch.nn.Module):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qntz.errors import ExportError, one_line
 from qntz.packed import SUFFIX, Packed
-from qntz.records import Arrays
+from qntz.records import Arrays, described
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -52,15 +52,15 @@ def session(
         raise ExportError("ONNX Runtime refuses the graph", where=where, why=one_line(error)) from error
 
 
-def run(session: onnxruntime.InferenceSession, inputs: Arrays) -> Arrays:
-    """One run: arrays by input name in (inputs that the graph does not have are left out), outputs by name in order."""
+def run(session: onnxruntime.InferenceSession, inputs: Arrays, names: Sequence[str] | None = None) -> Arrays:
+    """One run: arrays by input name in (inputs that the graph does not have are left out), outputs by name in order;
+    names: those alone. Raises ExportError where ONNX Runtime refuses the inputs."""
     known = {argument.name for argument in session.get_inputs()}
-    names = [argument.name for argument in session.get_outputs()]
+    names = [argument.name for argument in session.get_outputs()] if names is None else list(names)
     try:
         values = session.run(names, {name: array for name, array in inputs.items() if name in known})
     except Exception as error:
-        shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in inputs.items())
-        raise ExportError("ONNX Runtime cannot run the graph", where=shapes, why=one_line(error)) from error
+        raise ExportError("ONNX Runtime cannot run the graph", where=described(inputs), why=one_line(error)) from error
     return dict(zip(names, values, strict=True))
 
 

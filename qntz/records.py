@@ -22,6 +22,11 @@ Arrays = dict[str, "np.ndarray"]
 """Arrays by the name of the input or output that they belong to."""
 
 
+def described(inputs: Arrays) -> str:
+    """The inputs for a reader: "x float32 [2, 3], mask bool [2]"."""
+    return ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in inputs.items())
+
+
 @dataclass(frozen=True)
 class Finding:
     """One hazard at one place.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qntz.calibrate.tapped import Tapped
-from qntz.errors import DataError, QntzError, one_line
+from qntz.errors import DataError, ExportError, QntzError
 from qntz.histograms import BINS, Histogram, histogram_of
 from qntz.packed import read_model
 from qntz.quantizable import candidates
@@ -122,11 +122,8 @@ class _Tally:
     def _run(self, sample: Arrays, index: int) -> Arrays:
         try:
             return self.tapped.run(sample)
-        except Exception as error:
-            shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in sample.items())
-            raise DataError(
-                "ONNX Runtime cannot run the graph", where=f"calibration batch {index} ({shapes})", why=one_line(error)
-            ) from error
+        except ExportError as error:
+            raise DataError(error.what, where=f"calibration batch {index} ({error.where})", why=error.why) from error
 
     def _count(self, name: str, values: np.ndarray, index: int) -> None:
         stride = self.stride if values.size > SMALL else 1

@@ -43,12 +43,11 @@ class Tapped:
         self.inputs = {argument.name: list(argument.shape) for argument in self._session.get_inputs()}
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """The tensors' elements by name, those of inputs that are given among them; raises what ONNX Runtime does."""
+        """The tensors' elements by name, those of inputs that are given among them; raises ExportError as `ort.run`."""
         values = {name: inputs[name] for name in self._fed if name in inputs}
         if self._outputs:
-            feed = {name: array for name, array in inputs.items() if name in self.inputs}
-            outputs = self._session.run(list(self._outputs.values()), feed)
-            values.update(zip(self._outputs, outputs, strict=True))
+            outputs = ort.run(self._session, inputs, list(self._outputs.values()))
+            values |= {name: outputs[held] for name, held in self._outputs.items()}
         return values
 
     def _opened(self, model: onnx.ModelProto) -> onnxruntime.InferenceSession:

@@ -13,7 +13,7 @@ import torch
 
 from qntz import plugins
 from qntz.compare import differences
-from qntz.config import METHODS, DimConfig, require_names
+from qntz.config import METHODS, DimConfig, require_limit, require_names
 from qntz.eager import Eager
 from qntz.errors import CaptureError, ConfigError, ModelError, QntzError, did_you_mean
 from qntz.export import SYMBOLICS, Exported, export, opset_of
@@ -75,8 +75,7 @@ def capture(
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", where="torchscript.method", do=did_you_mean(method, METHODS))
-    if not seconds > 0:
-        raise ConfigError(f"{seconds} is no limit", where="torchscript.seconds", do="Give a positive number.")
+    require_limit(seconds, "torchscript.seconds")
     written = opset_of(opset)
     require_names(require, "torchscript.require")
     require_names(forbid, "torchscript.forbid")

@@ -15,7 +15,7 @@ from qntz.eager import Eager
 from qntz.errors import CaptureError, ModelError, ParityError, one_line
 from qntz.guard import TimeIsUp, within
 from qntz.model import ProgramModule, arrays_of, named_outputs, tensors
-from qntz.records import Arrays, Provided
+from qntz.records import Arrays, Provided, described
 from qntz.rewrite import Rewritten
 from qntz.rewrite.functions import noted
 from qntz.torchscript.further import Shapes, apart, axes_of, extreme_inputs, further_inputs, small_inputs
@@ -238,10 +238,9 @@ class Judge:
             with torch.no_grad(), torch.jit.optimized_execution(False):
                 outputs = [one.detach().numpy() for one in named_outputs(run(*tensors(inputs, self.order))).values()]
         except Exception as error:  # whatever torch raises
-            shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in inputs.items())
             raise CaptureError(
                 f"{method} captures a model that refuses inputs which the eager model takes",
-                where=shapes,
+                where=described(inputs),
                 why=one_line(error),
                 do="A size was frozen: set torchscript.method to auto, or take sizes from x.shape as they are.",
             ) from error
