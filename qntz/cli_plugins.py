@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from qntz.config import OPSET
+from qntz.config import OPSET, WHY_OPSETS, known_opset
 from qntz.errors import UsageError, did_you_mean
 
 
@@ -23,10 +23,9 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Lists or tests; returns the exit code, 1 where a rewrite is not right, or one that was named is not tested."""
-    from qntz.config import ExportConfig
     from qntz.plugins import load
 
-    ExportConfig(opset=options.opset)  # refuses what torch does not export to
+    known_opset(options.opset, "--opset", why=WHY_OPSETS)
     root = Path.cwd()
     sys.path.insert(0, str(root))
     plugins = load(root)

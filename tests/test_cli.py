@@ -149,6 +149,15 @@ def test_plugins_are_listed_and_tested(folder: Path) -> None:
     assert unknown.stderr == "error: plugins: no rewrite 'trippled'. Did you mean 'tripled'?\n"
 
 
+@pytest.mark.slow
+def test_every_rewrite_that_is_shipped_is_right(root: Path) -> None:
+    done = qntz(root, "plugins", "test")
+    *told, counts = done.stdout.splitlines()
+    assert [line for line in told if not line.startswith("right ")] == []
+    assert (done.returncode, counts) == (0, f"{len(told)} right"), done.stderr
+    assert len(told) > 100
+
+
 PLUGIN = """from qntz import hookimpl
 from qntz.records import Example, FunctionRewrite
 

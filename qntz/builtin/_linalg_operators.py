@@ -27,18 +27,17 @@ def lower_triangle(A: Tensor, upper: bool) -> Tensor:
     return lower.transpose(-1, -2) if upper else lower
 
 
-def product_of(factor: Tensor, upper: bool) -> Tensor:
+def solve_by_cholesky(B: Tensor, factor: Tensor, upper: bool) -> Tensor:
+    """By a triangle at a time: their product would have the square of their condition number."""
     factor = factor.triu() if upper else factor.tril()
     turned = factor.transpose(-1, -2)
-    return turned @ factor if upper else factor @ turned
-
-
-def solve_by_cholesky(B: Tensor, factor: Tensor, upper: bool) -> Tensor:
-    return eliminated(product_of(factor, upper), B)[0]
+    first, second = (turned, factor) if upper else (factor, turned)
+    return eliminated(second, eliminated(first, B)[0])[0]
 
 
 def inverse_by_cholesky(factor: Tensor, upper: bool) -> Tensor:
-    return inverse(product_of(factor, upper))
+    identity = torch.eye(factor.size(-1), dtype=factor.dtype, device=factor.device)
+    return solve_by_cholesky(torch.zeros_like(factor) + identity, factor, upper)
 
 
 def solve_triangular(A: Tensor, B: Tensor, upper: bool, left: bool, unitriangular: bool) -> Tensor:

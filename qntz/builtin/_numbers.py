@@ -126,12 +126,11 @@ class Converting(torch.nn.Module):
     """All of them, of values and sizes, of an input [n, m, 5]."""
 
     def forward(self, x: Tensor) -> Tensor:
-
         length = x.size(1)
         half, up, down = int(length * 0.5), math.ceil(length / 3), math.floor(length / 3)
         half = half + int(length * 0.29 - half * 0.5) + int(0.1 + 0.7 * (length + 0.25)) - int(2.5 * 0.5 + length / 2)
-        half = half + int((length - 0.5) * (0.1 + length) / 0.3 - 0.1) % 3
+        half = half + int((length - 0.5) * (0.1 + length) / 0.3 - 0.1) % 3 + int(0.29 * length - (0.5 - length)) % 3
         for _ in range(int(x.abs().sum() * 0.1) % 5 + 1):
             x = x * 0.9 + float(x.max())
-        count = int(x[0, 0].sum().item())
+        count = int(x[0, 0].sum().item()) + int(x.size(1) / x[0].abs().max().ceil().item())
         return x[:, :half].sum(1) * float(length) + x[:, : up + down].sum(1) * count
