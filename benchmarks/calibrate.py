@@ -65,12 +65,13 @@ def environment(peer: str) -> Path:
     """The peer's own Python, installed once."""
     folder = FOLDER / f"env-{peer}"
     python = folder / "bin/python"
-    if not (folder / ".ready").exists():
+    ready, wanted = folder / ".ready", "\n".join(PEERS[peer])
+    if not (ready.exists() and ready.read_text() == wanted):
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         done = subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS[peer]], capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{peer} cannot be installed:\n{done.stderr[-2000:]}")
-        (folder / ".ready").touch()
+        ready.write_text(wanted)
     return python
 
 
@@ -157,7 +158,7 @@ def main() -> None:
         for peer, method in () if options.no_peers else RUNS:
             command = [str(environment(peer)), "benchmarks/peers_of_calibrate.py", peer, method, str(model), str(data)]
             rows[f"{peer} {method}"] = told([*command, str(count), str(FOLDER / "peer.onnx")])
-        floor = {key: min(rows["floor by 1"][key], rows["floor by 8"][key]) for key in ("cpu", "wall")}
+        floor = min((rows["floor by 1"], rows["floor by 8"]), key=lambda row: row["cpu"])
         for name, row in rows.items():
             ratios = (f"{row[key] / floor[key]:.2f}" for key in ("cpu", "wall"))
             cpu, wall = ratios

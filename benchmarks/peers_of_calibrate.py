@@ -14,11 +14,8 @@ def by_onnxruntime(method, model, images, name, output):
     from onnxruntime.quantization.calibrate import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
-        def __init__(self):
-            self.left = iter(images)
-
         def get_next(self):
-            image = next(self.left, None)
+            image = next(images, None)
             return None if image is None else {name: image[None]}
 
     options = {"ActivationSymmetric": True, "WeightSymmetric": True, "AddQDQPairToWeight": True, "QuantizeBias": False}
@@ -42,12 +39,22 @@ def by_modelopt(method, model, images, name, output):
     return lambda: quantize(
         model,
         quantize_mode="int8",
-        calibration_data={name: np.asarray(images)},
+        calibration_data={name: images},
         calibration_method=method,
         calibration_eps=["cpu"],
         output_path=output,
         high_precision_dtype="fp32",
     )
+
+
+def read(path, count):
+    """The images one at a time, and not mapped: what is mapped counts as memory of the process."""
+    with open(path, "rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        size = int(np.prod(shape[1:]))
+        for _ in range(count):
+            yield np.fromfile(file, dtype, size).reshape(shape[1:])
 
 
 def measured(work):
@@ -66,9 +73,12 @@ def main():
     peer, method, model, path, count, output = sys.argv[1:]
     import onnx
 
-    images = np.load(path, mmap_mode="r")[: int(count)]
     name = onnx.load(model, load_external_data=False).graph.input[0].name
-    measured({"onnxruntime": by_onnxruntime, "modelopt": by_modelopt}[peer](method, model, images, name, output))
+    if peer == "onnxruntime":
+        work = by_onnxruntime(method, model, read(path, int(count)), name, output)
+    else:
+        work = by_modelopt(method, model, np.stack(list(read(path, int(count)))), name, output)
+    measured(work)
 
 
 if __name__ == "__main__":

@@ -114,15 +114,17 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     ways = ({} if options.auto else PLAIN) | {"auto": by_auto}
-    counts = {kind: {way: Counter[str]() for way in (*ways, "best plain")} for kind in ("hazards", "good")}
+    rows = (*ways, *(() if options.auto else ("best plain",)))
+    counts = {kind: {way: Counter[str]() for way in rows} for kind in ("hazards", "good")}
     for file in files(options.folders):
         kind = "good" if "/good_" in file else "hazards"
         for name in names(file):
             answers = {way: answer(make, file, name) for way, make in ways.items()}
             for way, (told, _) in answers.items():
                 counts[kind][way][told] += 1
-            best = any(answers[way][0] == "right" for way in PLAIN if way in answers)
-            counts[kind]["best plain"]["right" if best else "refused"] += 1
+            if not options.auto:
+                best = any(answers[way][0] == "right" for way in PLAIN)
+                counts[kind]["best plain"]["right" if best else "refused"] += 1
             if options.list and answers["auto"][0] != "right":
                 plain = " ".join(f"{way}={answers[way][0]}" for way in PLAIN if way in answers)
                 print(f"{file}:{name} [{plain}] {': '.join(answers['auto'])}", flush=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qntz.config import OPSET, WHY_OPSETS, known_opset
-from qntz.errors import UsageError, did_you_mean
+from qntz.errors import ConfigError, UsageError, did_you_mean
 
 
 def add_parser(commands: Any) -> None:
@@ -25,7 +25,10 @@ def run(options: argparse.Namespace) -> int:
     """Lists or tests; returns the exit code, 1 where a rewrite is not right, or one that was named is not tested."""
     from qntz.plugins import load
 
-    known_opset(options.opset, "--opset", why=WHY_OPSETS)
+    try:
+        known_opset(options.opset, "--opset", why=WHY_OPSETS)
+    except ConfigError as error:
+        raise UsageError(error.what, where=error.where, why=error.why, do=error.do) from error
     root = Path.cwd()
     sys.path.insert(0, str(root))
     plugins = load(root)

@@ -6,7 +6,9 @@ batching. A bin is at most 0.8 % wide; the exact minimum and maximum stand besid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +56,14 @@ def histogram_of(values: np.ndarray, stride: int = 1) -> Histogram:
     flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
     upper = flat.view(np.uint16)[1 :: 2 * stride]  # little-endian: the upper half comes second
     counts = np.bincount(upper, minlength=BINS)
-    return Histogram(counts, float(flat.min()), float(flat.max()))
+    return Histogram(counts, float(flat.min()) + 0.0, float(flat.max()) + 0.0)  # which of two zeros is first is chance
+
+
+def coprime_stride(shape: Sequence[int], least: int) -> int:
+    """The smallest stride from `least` on that has no factor in common with any size of the shape, so that it visits
+    each position of each axis as often as another; 1 for 1."""
+    size = math.prod(shape)
+    return next(stride for stride in itertools.count(least) if math.gcd(stride, size) == 1)
 
 
 def arrays_of(histograms: Histograms, made_from: Mapping[str, str] | None = None) -> dict[str, np.ndarray]:

@@ -50,7 +50,7 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
         raise ModelError("the TorchScript file is missing", where=str(path), do="Check model.torchscript.")
     try:
         return torch.jit.load(str(path), map_location="cpu").eval()
-    except RuntimeError as error:
+    except Exception as error:  # a damaged file fails in many ways
         raise _damaged("TorchScript file", path, error, "torch.jit.save") from error
 
 

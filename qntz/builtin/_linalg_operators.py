@@ -179,7 +179,11 @@ OPERATORS: dict[str, tuple[Callable[..., Any], ...]] = {
         lambda x: torch.cholesky_solve(x, square(x)),
         lambda x: torch.cholesky_solve(x, square(x), upper=True),
     ),
-    "cholesky_inverse": (inverse_by_cholesky, lambda x: torch.cholesky_inverse(square(x).tril())),
+    "cholesky_inverse": (
+        inverse_by_cholesky,
+        lambda x: torch.cholesky_inverse(square(x).tril()),
+        lambda x: torch.cholesky_inverse(square(x).triu(), upper=True),
+    ),
     "linalg_solve_triangular": (
         solve_triangular,
         lambda x: torch.linalg.solve_triangular(square(x), x, upper=True),

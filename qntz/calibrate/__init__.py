@@ -17,7 +17,7 @@ import numpy as np
 
 from qntz.calibrate.tapped import Tapped
 from qntz.errors import DataError, ExportError, QntzError
-from qntz.histograms import BINS, Histogram, histogram_of
+from qntz.histograms import BINS, Histogram, coprime_stride, histogram_of
 from qntz.packed import read_model
 from qntz.quantizable import candidates
 from qntz.records import Arrays, Progress
@@ -55,7 +55,9 @@ def collect(
         batches: inputs by name, samples along the first axis of each.
         workers: threads; 0 for one a core.
         stride: of a sample's tensor of more than 16,384 elements every stride-th is counted, and stands for as many;
-            minimum and maximum are exact. Even strides alias with the memory layout.
+            minimum and maximum are exact. The stride is raised until it has no factor in common with the tensor's
+            sizes: it would meet some positions only. Which elements are met differs with the blocks of channels that
+            ONNX Runtime has on a processor.
         progress: told of each finished batch, of `total`.
         split: False runs whole batches: for a model whose first dimension does not take 1.
 
@@ -63,8 +65,9 @@ def collect(
         Histograms by tensor name, sorted; a tensor that never held an element is absent.
 
     Raises:
-        DataError: no batches at all, or an activation held NaN or infinity (the tensor and the batch are named).
-        ArtifactError: there is no such model. ExportError: ONNX Runtime refuses the model or a batch.
+        DataError: no batches at all, a batch that the model does not take, or an activation that held NaN or infinity
+            (the tensor and the batch are named).
+        ArtifactError: there is no such model. ExportError: ONNX Runtime refuses the model.
         QntzError: `progress` asked to stop.
     """
     tally = _Tally(model, stride, split)
@@ -111,13 +114,14 @@ class _Tally:
         self.lock = threading.Lock()
 
     def add(self, index: int, batch: Arrays) -> None:
-        for sample in _samples(batch) if self.split else (batch,):
+        count = _count_of(batch, index)
+        for sample in _samples(batch, count) if self.split else (batch,):
             values = self._run(sample, index)
             for name in self.tensors:
                 if name not in values:
                     raise DataError(f"no input {name!r}", where=f"calibration batch {index}")
                 if values[name].size:
-                    self._count(name, values[name], index)
+                    self._count(name, values[name], index, 1 if self.split else count)
 
     def _run(self, sample: Arrays, index: int) -> Arrays:
         try:
@@ -125,8 +129,8 @@ class _Tally:
         except ExportError as error:
             raise DataError(error.what, where=f"calibration batch {index} ({error.where})", why=error.why) from error
 
-    def _count(self, name: str, values: np.ndarray, index: int) -> None:
-        stride = self.stride if values.size > SMALL else 1
+    def _count(self, name: str, values: np.ndarray, index: int, samples: int) -> None:
+        stride = coprime_stride(values.shape, self.stride) if values.size > SMALL * samples else 1
         seen = histogram_of(values, stride)
         if not (np.isfinite(seen.minimum) and np.isfinite(seen.maximum)):
             kind = "NaN" if np.isnan(values).any() else "infinity"
@@ -148,8 +152,16 @@ class _Tally:
         return {name: Histogram(counts, *self.ranges[name]) for name, counts in totals.items()}
 
 
-def _samples(batch: Arrays) -> Iterator[Arrays]:
-    """The samples of a batch, each with a first axis of 1; arrays without axes are the same for all."""
-    count = max((len(array) for array in batch.values() if array.ndim), default=1)
+def _count_of(batch: Arrays, index: int) -> int:
+    """The number of samples in a batch; arrays without axes are the same for all."""
+    lengths = {name: len(array) for name, array in batch.items() if array.ndim}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise DataError("the inputs have unequal numbers of samples", where=f"calibration batch {index}", why=told)
+    return next(iter(lengths.values()), 1)
+
+
+def _samples(batch: Arrays, count: int) -> Iterator[Arrays]:
+    """The samples of a batch, each with a first axis of 1."""
     for i in range(count):
         yield {name: array[i : i + 1] if array.ndim else array for name, array in batch.items()}

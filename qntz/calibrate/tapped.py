@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qntz import ort
-from qntz.graph import nodes_of
+from qntz.graph import graphs_of, nodes_of
 from qntz.packed import packed
 from qntz.records import Arrays
 
@@ -56,8 +56,13 @@ class Tapped:
         # As graph outputs they keep their names and values through every optimisation.
         present = {value.name for value in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._outputs if name not in present)
+        # ONNX Runtime gives blocked tensors of a graph and of its subgraphs one name, and refuses to read that again.
+        nested = any(True for one in graphs_of(model.graph) if one is not model.graph)
+        blocked = not nested and any(node.op_type == "Conv" for node in model.graph.node)
         file = packed(model, "tapped.onnx")
         model.Clear()  # so that the weights are held by one at a time
+        if not blocked:
+            return ort.session(file, threads=1)
         with tempfile.TemporaryDirectory() as folder:
             written = Path(folder) / "optimised.onnx"
             session = ort.session(file, threads=1, written=written)

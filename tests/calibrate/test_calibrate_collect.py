@@ -10,10 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from qntz.artifacts import npz_bytes
 from qntz.calibrate import collect, quantizable_tensors
 from qntz.calibrate.tapped import Tapped
 from qntz.errors import ArtifactError, DataError, QntzError
-from qntz.histograms import Histogram, histogram_of
+from qntz.histograms import Histogram, arrays_of, coprime_stride, histogram_of
 
 RNG = np.random.default_rng(7)
 IMAGES = RNG.normal(0, 1, (13, 3, 6, 5)).astype(np.float32)
@@ -57,10 +58,8 @@ def in_batches(size: int, images: np.ndarray = IMAGES):
 
 
 def same(a: dict[str, Histogram], b: dict[str, Histogram]) -> bool:
-    return list(a) == list(b) and all(
-        np.array_equal(a[k].counts, b[k].counts) and (a[k].minimum, a[k].maximum) == (b[k].minimum, b[k].maximum)
-        for k in a
-    )
+    """Byte for byte, as they are written."""
+    return npz_bytes(arrays_of(a)) == npz_bytes(arrays_of(b))
 
 
 def test_the_tensors_are_the_activations_of_weighted_nodes():
@@ -106,16 +105,40 @@ def test_a_tensor_that_is_an_output_already_is_counted_once(path, tmp_path):
     assert same(collect(tmp_path / "two.onnx", in_batches(4)), collect(path, in_batches(4)))
 
 
-@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("stride", [1, 7])
 @pytest.mark.parametrize(("size", "workers"), [(1, 1), (5, 3), (13, 2)])
-def test_batch_size_order_and_workers_change_nothing(path, size, workers, stride):
-    order = np.random.default_rng(size).permutation(len(IMAGES))
-    reference = collect(path, in_batches(4), workers=1, stride=stride)
-    assert same(reference, collect(path, in_batches(size, IMAGES[order]), workers=workers, stride=stride))
+def test_batch_size_order_and_workers_change_nothing(tmp_path, size, workers, stride):
+    """Of tensors small and large, in blocks and in order, of zeros of either sign."""
+    onnx.save(two_convolutions(16, 40), tmp_path / "m.onnx")
+    images = RNG.normal(0, 1, (13, 3, 40, 40)).astype(np.float32).clip(0)
+    images[::2] *= -1
+    order = np.random.default_rng(size).permutation(len(images))
+    reference = collect(tmp_path / "m.onnx", in_batches(4, images), workers=1, stride=stride)
+    assert reference["r"].counts.sum() == pytest.approx(13 * 16 * 40 * 40, rel=1e-3)
+    assert same(
+        reference, collect(tmp_path / "m.onnx", in_batches(size, images[order]), workers=workers, stride=stride)
+    )
 
 
-def two_convolutions(channels: int) -> onnx.ModelProto:
-    """Conv and Relu, twice; what the first gives is read by the second alone."""
+def test_halves_merge_into_the_whole(path):
+    first, second = (collect(path, in_batches(3, part)) for part in (IMAGES[:5], IMAGES[5:]))
+    assert same({name: first[name].merged(second[name]) for name in first}, collect(path, in_batches(4)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "least", "stride"),
+    [((64, 14, 14), 7, 9), ((3, 224, 224), 7, 11), ((16, 40, 40), 7, 7), ((9, 9), 2, 2), ((8, 3), 1, 1)],
+)
+def test_a_stride_meets_all_positions_alike(shape, least, stride):
+    assert coprime_stride(shape, least) == stride
+    met = np.arange(stride * np.prod(shape))[::stride] % np.prod(shape)  # as over many samples of a contiguous stream
+    for axis, size in enumerate(shape):
+        position = np.unravel_index(met, shape)[axis]
+        assert np.ptp(np.bincount(position, minlength=size)) == 0
+
+
+def two_convolutions(channels: int, size: int = 0) -> onnx.ModelProto:
+    """Conv and Relu, twice; what the first gives is read by the second alone. size: of the images, 6 by 5 for 0."""
     nodes = [
         helper.make_node("Conv", ["x", "first"], ["c"], "conv", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c"], ["r"], "relu"),
@@ -125,7 +148,8 @@ def two_convolutions(channels: int) -> onnx.ModelProto:
         "first": RNG.normal(size=(channels, 3, 3, 3)).astype(np.float32),
         "second": RNG.normal(size=(16, channels, 3, 3)).astype(np.float32),
     }
-    return model_of(nodes, weights, ["n", 3, 6, 5], ["n", 16, 4, 3])
+    height, width = (size, size) if size else (6, 5)
+    return model_of(nodes, weights, ["n", 3, height, width], ["n", 16, height - 2, width - 2])
 
 
 @pytest.mark.parametrize(("channels", "in_blocks"), [(16, True), (48, True), (12, False), (40, False)])
@@ -166,14 +190,34 @@ def test_a_blocked_tensor_that_is_read_in_order_too_keeps_its_values():
     np.testing.assert_array_equal(np.sort(values["r"], axis=None), np.sort(values["z"], axis=None))
 
 
+def test_convolutions_in_branches_are_no_obstacle(tmp_path):
+    """ONNX Runtime gives the blocked tensors of a graph and of its branches one name."""
+    model = two_convolutions(16)
+    plain = tmp_path / "plain.onnx"
+    onnx.save(model, plain)
+    kernel = numpy_helper.from_array(RNG.normal(size=(16, 16, 3, 3)).astype(np.float32), "inner")
+
+    def branch(node: onnx.NodeProto) -> onnx.GraphProto:
+        node.input[0] = "r"
+        return helper.make_graph([node], node.output[0], [], [helper.make_empty_tensor_value_info(node.output[0])])
+
+    first = branch(helper.make_node("Conv", ["r", "inner"], ["convolved"], pads=[1, 1, 1, 1]))
+    other = branch(helper.make_node("Relu", ["r"], ["kept"]))
+    model.graph.initializer.extend([kernel, numpy_helper.from_array(np.array(True), "flag")])
+    model.graph.node.append(helper.make_node("If", ["flag"], ["z"], "if", then_branch=first, else_branch=other))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    onnx.save(model, tmp_path / "if.onnx")
+    assert same(collect(tmp_path / "if.onnx", in_batches(4)), collect(plain, in_batches(4)))
+
+
 def test_a_strided_element_stands_for_as_many_and_small_tensors_are_counted_whole(tmp_path):
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "matmul")]
     weights = {"w": np.ones((5, 2), np.float32)}
     onnx.save(model_of(nodes, weights, ["n", "length", 5], ["n", "length", 2]), tmp_path / "m.onnx")
     long, short = (RNG.normal(0, 1, (1, length, 5)).astype(np.float32) for length in (3300, 3200))
     seen = collect(tmp_path / "m.onnx", [{"x": long}, {"x": short}], stride=3)["x"]  # of 16,500 and of 16,000 elements
-    upper = long.reshape(-1)[::3].view(np.uint32) >> 16
-    wanted = 3 * np.bincount(upper, minlength=1 << 16) + np.bincount(
+    upper = long.reshape(-1)[::7].view(np.uint32) >> 16
+    wanted = 7 * np.bincount(upper, minlength=1 << 16) + np.bincount(
         short.reshape(-1).view(np.uint32) >> 16, minlength=1 << 16
     )
     np.testing.assert_array_equal(seen.counts, wanted)
@@ -258,6 +302,11 @@ def test_a_missing_input_and_a_wrong_shape_name_the_batch(path):
         match=r"^calibration batch 0 \(z float32 \[1, 3, 6, 5\]\): ONNX Runtime cannot run the graph: ValueError",
     ):
         collect(path, [{"z": IMAGES[:1]}])
+
+
+def test_inputs_of_unequal_numbers_are_refused(path):
+    with pytest.raises(DataError, match=r"^calibration batch 0: the inputs have unequal .* samples: x 13, y 1\.$"):
+        collect(path, [{"x": IMAGES, "y": IMAGES[:1]}])
 
 
 def test_a_missing_or_damaged_model_is_refused(tmp_path):
