@@ -13,7 +13,7 @@ from typing import Any
 from qntz import ort
 from qntz.compare import Difference, require_parity
 from qntz.errors import ExportError, one_line
-from qntz.graph import add_made_from, folded, made_from, operators, with_weights, without_weights
+from qntz.graph import add_made_from, folded, made_from, nodes_of, operators, with_weights, without_weights
 from qntz.graph_passes import apply_passes, require_known
 from qntz.packed import Packed, is_large, packed, read_model, size_at, size_of
 from qntz.records import Arrays, Provided
@@ -58,6 +58,7 @@ def simplify(
     require_known(forbid, passes)
     model = read_model(path)
     before, size = operators(model), size_at(path)
+    domains = {node.domain for node in nodes_of(model.graph)}
     try:
         smaller = _simplified(model, method)
     except Exception as error:
@@ -65,8 +66,9 @@ def simplify(
             f"{method} cannot simplify the graph",
             where=path.name,
             why=one_line(error),
-            do="Set simplify.method to another: " + ", ".join(name for name in _SIMPLIFIERS if name != method) + ".",
+            do=_another(method),
         ) from error
+    _require_own_domains(smaller, domains, method)
     _lift_constants(smaller)
     did = {"name": method, **folded((before, size), (operators(smaller), size_of(smaller)))}
     smaller, told = apply_passes(smaller, passes, require, forbid, probes=probes)
@@ -87,10 +89,32 @@ def _simplified(model: Any, method: str) -> Any:
     return smaller
 
 
+_FOR_ONNXRUNTIME = ("fuse_attention", "fuse_gqa")
+"""What onnxsim fuses into operators of ONNX Runtime's own, which no other runtime takes and nobody can quantize."""
+
+
+def _another(method: str) -> str:
+    return "Set simplify.method to another: " + ", ".join(name for name in _SIMPLIFIERS if name != method) + "."
+
+
+def _require_own_domains(model: Any, before: set[str], method: str) -> None:
+    """Refuses operators of domains that the exported graph has not."""
+    for node in nodes_of(model.graph):
+        if node.domain not in {"", "ai.onnx", *before} and node.domain not in {one.domain for one in model.functions}:
+            raise ExportError(
+                f"{method} brings in an operator of {node.domain}, {node.op_type}",
+                where="simplified.onnx",
+                why="only ONNX Runtime takes it",
+                do="Set simplify.method to another: "
+                + ", ".join(name for name in _SIMPLIFIERS if name != method)
+                + ".",
+            )
+
+
 def _onnxsim(model: Any) -> Any:
     with _without_torch():
         import onnxsim
-    return onnxsim.simplify(model)[0]
+    return onnxsim.simplify(model, skipped_optimizers=list(_FOR_ONNXRUNTIME))[0]
 
 
 def _onnxslim(model: Any) -> Any:

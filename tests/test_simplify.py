@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from qntz import ort
-from qntz.errors import ArtifactError, ParityError, RewriteError
+from qntz.errors import ArtifactError, ExportError, ParityError, RewriteError
 from qntz.records import GraphPass, Provided
 from qntz.simplify import record, simplify
 
@@ -55,6 +56,45 @@ def test_each_method_tells_what_it_folded(tmp_path: Path, method: str) -> None:
     assert (told["nodes"][1], told["operators"]) == ((3, {}) if method == "none" else (1, folds))
     np.testing.assert_array_equal(ort.run_all(simplified.data, PROBES)[1]["y"], PROBES[1]["x"] * 5)
     assert simplify(path, PROBES, expected(), method=method).data == simplified.data
+
+
+def attention(tmp_path: Path) -> tuple[Path, list, list]:
+    """Attention of two heads as torch exports it, with probes and the eager outputs."""
+    torch.manual_seed(0)
+    layers = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(4))
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            query, key, value = (layer(x).view(x.shape[0], 5, 2, 4).transpose(1, 2) for layer in self.layers[:3])
+            weight = torch.softmax(query @ key.transpose(2, 3) * 0.5, -1)
+            return self.layers[3]((weight @ value).transpose(1, 2).reshape(x.shape[0], 5, 8))
+
+    x = torch.randn(3, 5, 8)
+    dims = {"x": {0: "n"}, "y": {0: "n"}}
+    kwargs = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": dims, "opset_version": 17, "dynamo": False}
+    torch.onnx.export(Net(), (x,), str(tmp_path / "model.onnx"), **kwargs)
+    return tmp_path / "model.onnx", [{"x": x.numpy()}], [{"y": Net()(x).detach().numpy()}]
+
+
+@pytest.mark.parametrize("method", ["onnxsim", "onnxslim"])
+def test_attention_stays_in_operators_that_every_runtime_takes(tmp_path: Path, method: str) -> None:
+    simplified = simplify(*attention(tmp_path), method=method)
+    assert simplified.operators_after["MatMul"] >= 2
+    assert {node.domain for node in onnx.load_from_string(simplified.data).graph.node} == {""}
+
+
+def test_operators_of_onnx_runtime_alone_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qntz.simplify._FOR_ONNXRUNTIME", ())
+    with pytest.raises(ExportError) as caught:
+        simplify(*attention(tmp_path))
+    assert str(caught.value) == (
+        "simplified.onnx: onnxsim brings in an operator of com.microsoft, Attention: only ONNX Runtime takes it."
+        " Set simplify.method to another: onnxslim, none."
+    )
 
 
 def test_a_pass_tells_what_it_folded(tmp_path: Path) -> None:
