@@ -14,6 +14,7 @@ def work(job: Job) -> None:
     config, paths, scored = job.config.quantize, job.paths, metric(job)
     arrays = read_npz(job.of.histograms)
     histograms = histograms_from(arrays, str(job.of.histograms))
+    probes = read_runs(job.of.probes)
     quantized = quantize(
         job.of.simplified,
         histograms,
@@ -22,11 +23,12 @@ def work(job: Job) -> None:
         methods=job.plugins.records("qntz_threshold_methods"),
         passes=job.plugins.provided("qntz_graph_passes", phase="quantize"),
         data=data_files(arrays),
+        probes=probes,
     )
     session = ort.session(runnable(quantized.file))
     figures = measure(
         lambda inputs: ort.run(session, inputs),
-        read_runs(job.of.probes),
+        probes,
         read_runs(job.of.golden),
         test_batches(job, test_samples(job)),
         read_runs(job.of.reference),

@@ -90,6 +90,19 @@ def test_a_dvc_lock_cut_off_by_a_kill_is_mended_and_nothing_runs_again(small: Pr
     assert lock.read_bytes() == whole
 
 
+def test_a_list_of_locks_cut_off_by_a_kill_is_mended(small: Project) -> None:
+    running = small.path / ".dvc/tmp/rwlock"
+    whole = running.read_text()
+    assert small.run("python", "-m", "stages.mend_lock").stdout == ""
+    assert running.read_text() == whole
+    for damaged in ("", '{"read": {', "[]"):
+        running.write_text(damaged)
+        assert small.dvc("repro").returncode != 0  # DVC alone would not go on
+        told = small.run("python", "-m", "stages.mend_lock")
+        assert told.stdout.startswith(".dvc/tmp/rwlock was damaged, and is removed"), told.stderr
+        assert small.repro() == set()
+
+
 @pytest.mark.slow
 def test_one_bad_entry_leaves_the_good_ones(empty_project: Project) -> None:
     empty_project.params(
