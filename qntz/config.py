@@ -303,12 +303,15 @@ class ToleranceConfig:
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """The precision that stands in the graph; for int8 the threshold method with its options, and patterns
-    (fnmatch, on ONNX node names) of nodes that stay in floating point."""
+    """The precision that stands in the graph; for int8 the threshold method with its options, whether channels of very
+    unequal ranges are rescaled first, whether biases make up for the rounding of weights, and patterns (fnmatch, on
+    ONNX node names) of nodes that stay in floating point."""
 
     precision: str = "fp32"
     method: str = "mse"
     options: dict[str, Any] = field(default_factory=dict)
+    rescale: bool = True
+    correct_biases: bool = True
     exclude: list[str] = field(default_factory=list)
     tolerance: ToleranceConfig = field(default_factory=ToleranceConfig)
     require: list[str] = field(default_factory=list)

@@ -16,7 +16,107 @@ import numpy as np
 from qntz.errors import ArtifactError
 
 BINS = 1 << 16
+CHANNEL_BINS = 384  # by magnitude, 8 an octave from 2 ** -32 on; the first has what is smaller, the last what is larger
+_LEAST = (127 - 32) * 8  # of the upper 12 bits of a float32 without its sign: 8 of exponent and 3 of mantissa
+_FINER = BINS // 2 // (256 * 8)  # bins of a tensor in one of a channel
+_PARTS = 2.0**40
 Histograms = Mapping[str, "Histogram"]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What was seen of a tensor's channels, coarser than of the tensor.
+
+    Attributes:
+        counts: int64 [C, 384], by magnitude. minimum, maximum: exact, float32 [C]; infinite where nothing was seen.
+    """
+
+    counts: np.ndarray
+    minimum: np.ndarray
+    maximum: np.ndarray
+
+    @property
+    def amax(self) -> np.ndarray:
+        """The largest magnitude of each channel, float64 [C]; 0 where nothing was seen."""
+        largest = np.maximum(np.abs(self.minimum), np.abs(self.maximum)).astype(np.float64)
+        return np.where(np.isfinite(largest), largest, 0.0)
+
+    def moments(self) -> np.ndarray:
+        """The mean square of each channel, float64 [C], by the middles of the bins."""
+        total = np.maximum(self.counts.sum(1), 1)
+        return self.counts @ channel_middles() ** 2 / total
+
+    def merged(self, other: Channels) -> Channels:
+        return Channels(
+            self.counts + other.counts,
+            np.minimum(self.minimum, other.minimum),
+            np.maximum(self.maximum, other.maximum),
+        )
+
+    def divided(self, exponents: np.ndarray) -> Histogram:
+        """The histogram of the tensor whose channels are divided by 2 ** exponents, integers [C]. A power of two moves
+        a bin onto another exactly; signs are lost, and the counts of a bin are spread evenly over its finer ones."""
+        coarse = np.zeros(256 * 8, dtype=np.int64)
+        for exponent in np.unique(exponents):
+            counts = self.counts[exponents == exponent].sum(0)
+            coarse[0] += counts[0]  # what is next to zero
+            at = np.clip(np.arange(1, CHANNEL_BINS) + _LEAST - 8 * int(exponent), 0, len(coarse) - 9)
+            np.add.at(coarse, at, counts[1:])
+        share, rest = np.divmod(coarse, _FINER)
+        fine = share[:, None] + (np.arange(_FINER) < rest[:, None])
+        fine[0] = 0
+        fine[0, 0] = coarse[0]
+        counts = np.zeros(BINS, dtype=np.int64)
+        counts[: BINS // 2] = fine.reshape(-1)
+        seen = self.maximum >= self.minimum
+        scales = np.exp2(-exponents[seen].astype(np.float64))
+        low, high = (float((bound[seen] * scales).min(initial=np.inf)) for bound in (self.minimum, -self.maximum))
+        return Histogram(counts, low + 0.0, -high + 0.0)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sums over a tensor's channels, exact whatever the order: fixed-point numbers in two parts.
+
+    Attributes:
+        whole, parts: int64 [C]; a sum is whole + parts / 2 ** 40. counts: int64 [C], how many elements went into it.
+    """
+
+    whole: np.ndarray
+    parts: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, sums: np.ndarray, counts: np.ndarray) -> Sums:
+        """sums: float64 [C]. counts: integers [C]."""
+        whole = np.rint(sums)
+        return cls(whole.astype(np.int64), np.rint((sums - whole) * _PARTS).astype(np.int64), counts.astype(np.int64))
+
+    @property
+    def means(self) -> np.ndarray:
+        """The mean of each channel, float64 [C]; 0 where nothing was seen."""
+        return (self.whole + self.parts / _PARTS) / np.maximum(self.counts, 1)
+
+    def divided(self, exponents: np.ndarray) -> Sums:
+        """Those of the channels divided by 2 ** exponents, integers [C]."""
+        sums = (self.whole + self.parts / _PARTS) * np.exp2(-exponents.astype(np.float64))
+        return Sums.of(sums, self.counts)
+
+    def merged(self, other: Sums) -> Sums:
+        return Sums(self.whole + other.whole, self.parts + other.parts, self.counts + other.counts)
+
+
+def channel_bins(values: np.ndarray) -> np.ndarray:
+    """The bin of `Channels.counts` of each float32, int64."""
+    upper = values.view(np.uint32) >> 20 & 0x7FF
+    return np.clip(upper.astype(np.int64) - _LEAST, 0, CHANNEL_BINS - 1)
+
+
+def channel_middles() -> np.ndarray:
+    """The middle magnitude of each bin of `Channels.counts`, float64 [384]; 0 for the first."""
+    low = ((np.arange(CHANNEL_BINS, dtype=np.uint32) + _LEAST) << 20).view(np.float32).astype(np.float64)
+    high = ((np.arange(CHANNEL_BINS, dtype=np.uint32) + _LEAST + 1) << 20).view(np.float32).astype(np.float64)
+    return np.where(np.arange(CHANNEL_BINS), (low + high) / 2, 0.0)
 
 
 @dataclass(frozen=True)
@@ -25,11 +125,15 @@ class Histogram:
 
     Attributes:
         counts: int64 [65536], by the upper 16 bits of the value. minimum, maximum: exact, over all elements.
+        channels: of a tensor that can be rescaled by channel, in the order of `qntz.scalable`.
+        sums: along the axis that weights read, `qntz.quantizable.read_axes`.
     """
 
     counts: np.ndarray
     minimum: float
     maximum: float
+    channels: Channels | None = None
+    sums: Sums | None = None
 
     @property
     def amax(self) -> float:
@@ -47,15 +151,24 @@ class Histogram:
 
     def merged(self, other: Histogram) -> Histogram:
         """The histogram of both sets of elements."""
-        return Histogram(self.counts + other.counts, min(self.minimum, other.minimum), max(self.maximum, other.maximum))
+        both = self.channels and other.channels and self.channels.merged(other.channels)
+        sums = self.sums and other.sums and self.sums.merged(other.sums)
+        low, high = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
+        return Histogram(self.counts + other.counts, low, high, both, sums)
+
+
+def counts_of(values: np.ndarray, stride: int = 1) -> np.ndarray:
+    """The counts, int64 [65536], of every `stride`-th of float32 values of any shape."""
+    flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+    upper = flat.view(np.uint16)[1 :: 2 * stride]  # little-endian: the upper half comes second
+    return np.bincount(upper, minlength=BINS)
 
 
 def histogram_of(values: np.ndarray, stride: int = 1) -> Histogram:
     """The histogram of float32 values of any shape; every `stride`-th element is counted, minimum and maximum are of
     all. Values must be finite."""
     flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-    upper = flat.view(np.uint16)[1 :: 2 * stride]  # little-endian: the upper half comes second
-    counts = np.bincount(upper, minlength=BINS)
+    counts = counts_of(flat, stride)
     return Histogram(counts, float(flat.min()) + 0.0, float(flat.max()) + 0.0)  # which of two zeros is first is chance
 
 
@@ -79,6 +192,13 @@ def arrays_of(histograms: Histograms, made_from: Mapping[str, str] | None = None
         bins = np.flatnonzero(histograms[name].counts)
         arrays[f"bins/{index:05}"] = bins.astype("<u2")
         arrays[f"counts/{index:05}"] = histograms[name].counts[bins].astype("<i8")
+        if (channels := histograms[name].channels) is not None:
+            places = np.flatnonzero(channels.counts)
+            arrays[f"channels/{index:05}/places"] = places.astype("<u4")
+            arrays[f"channels/{index:05}/counts"] = channels.counts.reshape(-1)[places].astype("<u4")
+            arrays[f"channels/{index:05}/ranges"] = np.stack([channels.minimum, channels.maximum]).astype("<f4")
+        if (sums := histograms[name].sums) is not None:
+            arrays[f"sums/{index:05}"] = np.stack([sums.whole, sums.parts, sums.counts]).astype("<i8")
     return arrays
 
 
@@ -89,10 +209,23 @@ def histograms_from(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, H
         for index, name in enumerate(arrays["names"]):
             counts = np.zeros(BINS, dtype=np.int64)
             counts[arrays[f"bins/{index:05}"]] = arrays[f"counts/{index:05}"]
-            histograms[str(name)] = Histogram(counts, *(float(v) for v in arrays["ranges"][index]))
+            low, high = (float(value) for value in arrays["ranges"][index])
+            sums = arrays.get(f"sums/{index:05}")
+            histograms[str(name)] = Histogram(
+                counts, low, high, _channels_from(arrays, f"channels/{index:05}"), None if sums is None else Sums(*sums)
+            )
         return histograms
     except KeyError as error:
         raise ArtifactError("holds no histograms", where=where, why=f"no array {error}") from None
+
+
+def _channels_from(arrays: Mapping[str, np.ndarray], key: str) -> Channels | None:
+    if f"{key}/ranges" not in arrays:
+        return None
+    low, high = arrays[f"{key}/ranges"]
+    counts = np.zeros((len(low), CHANNEL_BINS), dtype=np.int64)
+    counts.reshape(-1)[arrays[f"{key}/places"]] = arrays[f"{key}/counts"]
+    return Channels(counts, low, high)
 
 
 def data_files(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:

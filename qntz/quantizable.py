@@ -64,6 +64,19 @@ def candidates(model: onnx.ModelProto) -> list[Candidate]:
     return found
 
 
+def read_axes(model: onnx.ModelProto) -> dict[str, int]:
+    """The axis along which weights read an activation, by tensor, counted from the last one, -1, where that is it;
+    those that are read along several are left out."""
+    axes: dict[str, set[int]] = {}
+    nodes = dict(zip(node_names(model.graph), model.graph.node, strict=True))
+    for candidate in candidates(model):
+        if candidate.weight is not None:
+            transposed = any(one.name == "transA" and one.i for one in nodes[candidate.node].attribute)
+            axis = 1 if candidate.operator in ("Conv", "ConvTranspose") else 0 if transposed else -1
+            axes.setdefault(candidate.activations[0], set()).add(axis)
+    return {tensor: found.pop() for tensor, found in axes.items() if len(found) == 1}
+
+
 def _candidate(
     name: str,
     node: onnx.NodeProto,

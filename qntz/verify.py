@@ -108,7 +108,8 @@ def layer_figures(simplified: Path, quantized: Packed | Path, probe: Arrays) -> 
     """How far each intermediate tensor is from the unquantized graph's, on one probe.
 
     Compared are the floating tensors that a node of both top-level graphs yields under one name. Neither graph is
-    optimized, so that Q/DQ means what it says and no tensor is fused away.
+    optimized, so that Q/DQ means what it says and no tensor is fused away. Where channels were rescaled for the
+    quantization, those of the simplified graph are rescaled alike.
 
     Returns:
         By position in the simplified graph: (that position, the node's name as `quantize.exclude` knows it, the tensor,
@@ -118,9 +119,13 @@ def layer_figures(simplified: Path, quantized: Packed | Path, probe: Arrays) -> 
 
     from qntz.packed import packed, read_model
     from qntz.quantizable import node_names
+    from qntz.scalable import divide, divided, scalable
 
     actual = quantized.model() if isinstance(quantized, Packed) else read_model(quantized)
     models = {"expected": read_model(simplified), "actual": actual}
+    if by_node := divided(actual):
+        found = scalable(models["expected"])
+        divide(models["expected"], found, found.exponents(by_node))
     yielded = {name: _yielded(model.graph) for name, model in models.items()}
     names = node_names(models["expected"].graph)
     shared = [tensor for tensor in yielded["expected"] if tensor in yielded["actual"]]

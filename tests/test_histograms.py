@@ -10,7 +10,16 @@ import pytest
 
 from qntz.artifacts import npz_bytes, read_npz, write_npz
 from qntz.errors import ArtifactError
-from qntz.histograms import Histogram, arrays_of, histogram_of, histograms_from
+from qntz.histograms import (
+    BINS,
+    CHANNEL_BINS,
+    Channels,
+    Histogram,
+    arrays_of,
+    channel_bins,
+    histogram_of,
+    histograms_from,
+)
 
 VALUES = np.random.default_rng(0).normal(0, 3, (7, 5, 11)).astype(np.float32)
 
@@ -77,3 +86,43 @@ def test_a_file_without_histograms_is_refused():
     del arrays["counts/00000"]
     with pytest.raises(ArtifactError, match=r"^h\.npz: holds no histograms: no array 'counts/00000'\.$"):
         histograms_from(arrays, "h.npz")
+
+
+def channels_of(values: np.ndarray) -> Channels:
+    """values: [C, n]."""
+    counts = np.stack([np.bincount(channel_bins(row), minlength=CHANNEL_BINS) for row in values])
+    return Channels(counts, values.min(1), values.max(1))
+
+
+def test_channels_divided_by_powers_of_two_are_those_of_the_divided_values() -> None:
+    random = np.random.default_rng(5)
+    values = (random.normal(size=(6, 500)) * np.exp2(random.integers(-6, 9, (6, 1)))).astype(np.float32)
+    exponents = np.array([-3, 0, 5, 2, -1, 7])
+    scaled = (values * np.exp2(-exponents[:, None])).astype(np.float32)
+    got, wanted = channels_of(values).divided(exponents), histogram_of(scaled)
+    assert (got.minimum, got.maximum) == (wanted.minimum, wanted.maximum)
+
+    def coarse(counts: np.ndarray) -> np.ndarray:
+        return (counts[: BINS // 2] + counts[BINS // 2 :]).reshape(-1, 16).sum(1)
+
+    np.testing.assert_array_equal(coarse(got.counts), coarse(wanted.counts))
+    cumulated = np.cumsum(got.counts[: BINS // 2]) - np.cumsum(wanted.counts[: BINS // 2] + wanted.counts[BINS // 2 :])
+    assert np.abs(cumulated).max() < 0.06 * values.size  # spread evenly within a bin of an eighth
+
+
+def test_channels_of_halves_merge_and_come_back_from_the_file() -> None:
+    values = np.random.default_rng(5).normal(size=(4, 90)).astype(np.float32)
+    whole = channels_of(values)
+    both = channels_of(values[:, :30]).merged(channels_of(values[:, 30:]))
+    for one, other in (
+        (whole, both),
+        (whole, histograms_from(arrays_of({"x": with_channels(whole)}), "h")["x"].channels),
+    ):
+        np.testing.assert_array_equal(one.counts, other.counts)
+        np.testing.assert_array_equal(one.minimum, other.minimum)
+        np.testing.assert_array_equal(one.maximum, other.maximum)
+    np.testing.assert_array_equal(whole.amax, np.abs(values).max(1).astype(np.float64))
+
+
+def with_channels(channels: Channels) -> Histogram:
+    return Histogram(np.zeros(BINS, dtype=np.int64), -1.0, 1.0, channels)

@@ -5,6 +5,7 @@ The histograms serve every threshold method, so that another method needs no sec
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -15,18 +16,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qntz.calibrate.channels import ChannelCounts
 from qntz.calibrate.tapped import Tapped
 from qntz.errors import DataError, ExportError, QntzError
-from qntz.histograms import BINS, Histogram, coprime_stride, histogram_of
+from qntz.histograms import BINS, Histogram, coprime_stride, counts_of
 from qntz.packed import read_model
-from qntz.quantizable import candidates
+from qntz.quantizable import candidates, read_axes
 from qntz.records import Arrays, Progress
+from qntz.scalable import scalable
 
 if TYPE_CHECKING:
     import onnx
 
 PHASE = "calibrate"
 SMALL = 1 << 14  # elements of a sample's tensor that are all counted, whatever the stride
+CHANNEL_STRIDE = 31
 
 
 def quantizable_tensors(model: onnx.ModelProto) -> list[str]:
@@ -43,6 +47,7 @@ def collect(
     progress: Progress | None = None,
     total: int | None = None,
     split: bool = True,
+    channels: bool = True,
 ) -> dict[str, Histogram]:
     """Runs the model on all batches and counts what its quantizable tensors hold.
 
@@ -60,6 +65,9 @@ def collect(
             ONNX Runtime has on a processor.
         progress: told of each finished batch, of `total`.
         split: False runs whole batches: for a model whose first dimension does not take 1.
+        channels: whether tensors that can be rescaled are counted by channel too (`qntz.scalable`), and those that
+            weights read are summed by channel, which rescaling and corrected biases ask for: every 31st element, more
+            or less, of large tensors.
 
     Returns:
         Histograms by tensor name, sorted; a tensor that never held an element is absent.
@@ -70,7 +78,7 @@ def collect(
         ArtifactError: there is no such model. ExportError: ONNX Runtime refuses the model.
         QntzError: `progress` asked to stop.
     """
-    tally = _Tally(model, stride, split)
+    tally = _Tally(model, stride, split, channels)
     workers = workers or os.cpu_count() or 1
     done = 0
     pending: deque[Future[None]] = deque()
@@ -101,15 +109,21 @@ def collect(
 class _Tally:
     """The tapped model, and the counts so far; `add` may be called by several threads at once."""
 
-    def __init__(self, path: Path, stride: int, split: bool) -> None:
+    def __init__(self, path: Path, stride: int, split: bool, channels: bool) -> None:
         model = read_model(path)
         self.stride = stride
         self.tensors = quantizable_tensors(model)
+        layouts, axes = (scalable(model).layouts, read_axes(model)) if channels else ({}, {})
         self.tapped = Tapped(model, self.tensors)
         # A fixed first dimension above 1 is the model's own batch size, which cannot be split.
         firsts = [size for shape in self.tapped.inputs.values() for size in shape[:1]]
         self.split = split and all(not isinstance(size, int) or size == 1 for size in firsts)
         self.counts: dict[tuple[str, int], np.ndarray] = {}  # by tensor and stride
+        self.channels = {
+            name: ChannelCounts(layouts.get(name), axes.get(name), self.tapped.block(name))
+            for name in self.tensors
+            if name in layouts or name in axes
+        }
         self.ranges: dict[str, tuple[float, float]] = {}
         self.lock = threading.Lock()
 
@@ -130,9 +144,14 @@ class _Tally:
             raise DataError(error.what, where=f"calibration batch {index} ({error.where})", why=error.why) from error
 
     def _count(self, name: str, values: np.ndarray, index: int, samples: int) -> None:
-        stride = coprime_stride(values.shape, self.stride) if values.size > SMALL * samples else 1
-        seen = histogram_of(values, stride)
-        if not (np.isfinite(seen.minimum) and np.isfinite(seen.maximum)):
+        large = values.size > SMALL * samples
+        stride = coprime_stride(values.shape, self.stride) if large else 1
+        counts = counts_of(values, stride)
+        channels = self.channels.get(name)
+        seen = None if channels is None else channels.seen(values, CHANNEL_STRIDE if large else 1)
+        lowest, highest = (values, values) if seen is None or seen.ranges is None else seen.ranges
+        least, most = float(lowest.min()), float(highest.max())
+        if not (math.isfinite(least) and math.isfinite(most)):
             kind = "NaN" if np.isnan(values).any() else "infinity"
             raise DataError(
                 f"activation {name!r} holds {kind}",
@@ -140,16 +159,23 @@ class _Tally:
                 do="Find the operator that makes it; int8 has neither.",
             )
         with self.lock:
-            if (counts := self.counts.setdefault((name, stride), seen.counts)) is not seen.counts:
-                counts += seen.counts
+            if (total := self.counts.setdefault((name, stride), counts)) is not counts:
+                total += counts
             low, high = self.ranges.get(name, (np.inf, -np.inf))
-            self.ranges[name] = (min(low, seen.minimum), max(high, seen.maximum))
+            self.ranges[name] = (min(low, least + 0.0), max(high, most + 0.0))  # which of two zeros is first is chance
+            if channels is not None and seen is not None:
+                channels.add(seen)
 
     def histograms(self) -> dict[str, Histogram]:
         totals = {name: np.zeros(BINS, dtype=np.int64) for name in sorted(self.ranges)}
         for (name, stride), counts in self.counts.items():
             totals[name] += stride * counts
-        return {name: Histogram(counts, *self.ranges[name]) for name, counts in totals.items()}
+        none = ChannelCounts(None, None, 0)
+        found = {name: self.channels.get(name, none) for name in totals}
+        return {
+            name: Histogram(total, *self.ranges[name], found[name].channels(), found[name].sums())
+            for name, total in totals.items()
+        }
 
 
 def _count_of(batch: Arrays, index: int) -> int:

@@ -39,8 +39,14 @@ class Tapped:
         fed = {value.name for value in model.graph.input}
         self._fed = [name for name in tensors if name in fed]
         self._outputs = {name: name for name in tensors if name not in fed}
+        self._unordered: dict[str, str] = {}
         self._session = self._opened(model)
+        self._block = _block_size() if self._unordered else 0
         self.inputs = {argument.name: list(argument.shape) for argument in self._session.get_inputs()}
+
+    def block(self, tensor: str) -> int:
+        """The channels of a block where the tensor's elements come in blocks of them, 0 where in ONNX's order."""
+        return self._block if tensor in self._unordered else 0
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """The tensors' elements by name, those of inputs that are given among them; raises ExportError as `ort.run`."""
@@ -67,11 +73,11 @@ class Tapped:
             written = Path(folder) / "optimised.onnx"
             session = ort.session(file, threads=1, written=written)
             optimised = onnx.load(written, load_external_data=False)
-            unordered = _unordered(optimised, set(self._outputs) - present)
-            if not unordered:
+            self._unordered = _unordered(optimised, set(self._outputs) - present)
+            if not self._unordered:
                 return session
             del session, file
-            self._outputs |= unordered
+            self._outputs |= self._unordered
             onnx.save(optimised, written)
             return ort.session(written, threads=1, optimize=ort.DISABLE)
 
@@ -96,3 +102,17 @@ def _unordered(model: onnx.ModelProto, outputs: set[str]) -> dict[str, str]:
     graph.output.extend(kept)
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(unordered.values()))
     return unordered
+
+
+def _block_size() -> int:
+    """How many channels ONNX Runtime puts into a block on this processor: which element of a ramp comes second."""
+    from onnx import TensorProto, helper
+
+    node = helper.make_node(REORDER, ["x"], ["y"], domain=BLOCKED, channels=LARGEST_BLOCK)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, LARGEST_BLOCK, 1, 2]) for name in ("x", "y")]
+    graph = helper.make_graph([node], "ramp", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid(BLOCKED, 1)])
+    model.ir_version = 8
+    ramp = np.arange(2 * LARGEST_BLOCK, dtype=np.float32).reshape(1, LARGEST_BLOCK, 1, 2)
+    out = ort.run(ort.session(model.SerializeToString(), threads=1), {"x": ramp})["y"]
+    return int(out[0, 0, 0, 1])

@@ -19,11 +19,13 @@ from qntz.graph_passes import apply_passes, require_known
 from qntz.histograms import Histogram
 from qntz.packed import Packed, packed, read_model
 from qntz.quantizable import WEIGHTED_OPS, candidates, node_names
+from qntz.quantize.biases import correct_biases
 from qntz.quantize.half import to_half
 from qntz.quantize.int8 import to_int8
 from qntz.quantize.ranges import calibration_cache_text, scale_of, thresholds
+from qntz.quantize.rescaling import rescale
 from qntz.quantize.twin import runnable
-from qntz.records import Provided, ThresholdMethod
+from qntz.records import Arrays, Provided, ThresholdMethod
 
 __all__ = ["Quantized", "calibration_cache", "quantize", "ranges_json", "runnable"]
 NAME = "quantized.onnx"  # in messages: the path that is written to may be a temporary one
@@ -38,6 +40,8 @@ class Quantized:
         ranges: the largest magnitude of each quantized activation, by tensor.
         quantized: names of the nodes in the lower precision, those of subgraphs left out. skipped: the reason by node.
         passes: what became of each graph pass. notes: what the user should know, a sentence each.
+        corrected: the nodes whose biases make up for the rounding of their weights.
+        rescaled: the powers of two by which channels were divided, by the node that makes them.
         operators_before, operators_after: how often each operator occurs.
     """
 
@@ -47,6 +51,8 @@ class Quantized:
     ranges: dict[str, float] = field(default_factory=dict)
     quantized: tuple[str, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
+    rescaled: dict[str, list[int]] = field(default_factory=dict)
+    corrected: tuple[str, ...] = ()
     passes: list[dict[str, Any]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
     operators_before: dict[str, int] = field(default_factory=dict)
@@ -59,6 +65,8 @@ class Quantized:
             "method": self.method,
             "quantized": list(self.quantized),
             "skipped": self.skipped,
+            "rescaled": self.rescaled,
+            "corrected": list(self.corrected),
             "passes": self.passes,
             "notes": list(self.notes),
             "operators_before": self.operators_before,
@@ -75,6 +83,7 @@ def quantize(
     methods: Mapping[str, ThresholdMethod],
     passes: Sequence[Provided] = (),
     data: Mapping[str, str] | None = None,
+    probes: Sequence[Arrays] = (),
 ) -> Quantized:
     """Quantizes the simplified graph and writes it to `path`, whole or not at all, where one is given.
 
@@ -82,11 +91,14 @@ def quantize(
         histograms: by tensor; only int8 reads them. methods: by name. passes: graph passes of phase "quantize", in
             their order; they run after the precision has changed.
         data: the files that the histograms were made from, SHA-256 by path, for the metadata of an int8 graph.
+        probes: inputs by name, on which a rescaled graph is proven equal before it is used; the first two are run, and
+            without any, some made of the graph's input types.
 
     Raises:
         QuantizeError: a weight holds NaN or infinity, an excluded pattern matches nothing, the method is unknown, a
-            histogram is missing, or the graph cannot be quantized. RewriteError: a required pass did not fire.
-        PluginError: a pass or a method raised. ArtifactError: `onnx_path` cannot be read or `path` be written.
+            histogram is missing, rescaling changes an output, or the graph cannot be quantized.
+        RewriteError: a required pass did not fire. PluginError: a pass or a method raised.
+        ArtifactError: `onnx_path` cannot be read or `path` be written.
     """
     model = read_model(onnx_path)
     require_known(config.forbid, passes)
@@ -97,7 +109,7 @@ def quantize(
     _require_finite(model, onnx_path.name)
     before, files = operators(model), made_from(model)
     if config.precision == "int8":
-        model, result = _int8(model, histograms, config, methods)
+        model, result = _int8(model, onnx_path, histograms, config, methods, probes)
         files.update(data or {})
     elif config.precision == "fp32":
         result = {"notes": ("exclude has no effect on fp32",) if config.exclude else ()}
@@ -142,14 +154,19 @@ def _require_finite(model: onnx.ModelProto, where: str) -> None:
 
 def _int8(
     model: onnx.ModelProto,
+    onnx_path: Path,
     histograms: Mapping[str, Histogram],
     config: QuantizeConfig,
     methods: Mapping[str, ThresholdMethod],
+    probes: Sequence[Arrays],
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     found = candidates(model)
     excluded = _excluded(config.exclude, [candidate.node for candidate in found])
     skipped = {c.node: excluded.get(c.node, c.refusal) for c in found if c.node in excluded or c.refusal}
     wanted = [candidate for candidate in found if candidate.node not in skipped]
+    by_node: dict[str, list[int]] = {}
+    if config.rescale:
+        by_node, histograms = rescale(model, wanted, histograms, onnx_path, probes)
     ranges, zero = thresholds(wanted, histograms, methods[config.method], config.options)
     skipped.update(zero)
     chosen = [candidate for candidate in wanted if candidate.node not in zero]
@@ -160,15 +177,22 @@ def _int8(
             why="; ".join(reasons) or "the graph has no Conv, ConvTranspose, Gemm or MatMul",
             do="Choose another precision.",
         )
+    model = to_int8(model, chosen, ranges)
+    corrected: list[str] = []
+    if config.correct_biases:
+        means = {name: sums.means for name, one in histograms.items() if (sums := one.sums) is not None}
+        corrected = correct_biases(model, chosen, means)
     notes = () if chosen else ("every node is excluded: nothing is quantized",)
     result = {
         "method": config.method,
         "ranges": ranges,
         "quantized": tuple(candidate.node for candidate in chosen),
         "skipped": dict(sorted(skipped.items())),
+        "rescaled": by_node,
+        "corrected": tuple(corrected),
         "notes": notes,
     }
-    return to_int8(model, chosen, ranges), result
+    return model, result
 
 
 def _half(model: onnx.ModelProto, config: QuantizeConfig) -> tuple[onnx.ModelProto, dict[str, Any]]:
@@ -185,7 +209,11 @@ def _half(model: onnx.ModelProto, config: QuantizeConfig) -> tuple[onnx.ModelPro
 def _idle(config: QuantizeConfig) -> tuple[str, ...]:
     """What is set and only int8 reads."""
     default = QuantizeConfig()
-    idle = [name for name in ("method", "options") if getattr(config, name) != getattr(default, name)]
+    idle = [
+        name
+        for name in ("method", "options", "rescale", "correct_biases")
+        if getattr(config, name) != getattr(default, name)
+    ]
     return tuple(f"{name} has no effect on {config.precision}" for name in idle)
 
 

@@ -102,7 +102,8 @@ def test_a_tensor_that_is_an_output_already_is_counted_once(path, tmp_path):
     model = conv_net()
     model.graph.output.append(helper.make_tensor_value_info("m", TensorProto.FLOAT, ["n", 4]))
     onnx.save(model, tmp_path / "two.onnx")
-    assert same(collect(tmp_path / "two.onnx", in_batches(4)), collect(path, in_batches(4)))
+    both = (collect(one, in_batches(4), channels=False) for one in (tmp_path / "two.onnx", path))
+    assert same(*both)  # an output cannot be rescaled
 
 
 @pytest.mark.parametrize("stride", [1, 7])
@@ -174,6 +175,61 @@ def test_what_is_held_in_blocks_is_counted_as_it_is_held(tmp_path, channels, in_
     assert np.abs(np.cumsum(seen.counts) - np.cumsum(histogram_of(wanted).counts)).max() <= 2
 
 
+@pytest.mark.parametrize("channels", [16, 12])
+def test_channels_are_counted_each_by_itself_in_blocks_and_in_order(tmp_path, channels):
+    import torch
+    from torch.nn import functional
+
+    model = two_convolutions(channels)
+    onnx.save(model, tmp_path / "m.onnx")
+    kernel = numpy_helper.to_array(model.graph.initializer[0])
+    seen = collect(tmp_path / "m.onnx", in_batches(4))["r"].channels
+    assert collect(tmp_path / "m.onnx", in_batches(4))["x"].channels is None  # nothing takes its scales up
+    wanted = functional.conv2d(torch.from_numpy(IMAGES), torch.from_numpy(kernel.copy()), padding=1).relu().numpy()
+    by_channel = wanted.transpose(1, 0, 2, 3).reshape(channels, -1)
+    np.testing.assert_allclose(seen.maximum, by_channel.max(1), rtol=1e-4)
+    np.testing.assert_array_equal(seen.minimum, 0)
+    np.testing.assert_array_equal(seen.counts.sum(1), by_channel.shape[1])
+    for counts, values in zip(seen.counts, by_channel, strict=True):
+        mantissa, exponent = np.frexp(values[values > 0])  # a mantissa of 0.5 to 1
+        bins = (exponent - 1 + 32) * 8 + np.floor((mantissa * 2 - 1) * 8).astype(int)
+        expected = np.bincount(bins, minlength=384)
+        expected[0] += (values == 0).sum()
+        assert np.abs(np.cumsum(counts) - np.cumsum(expected)).max() <= 2  # another kernel rounds otherwise
+    np.testing.assert_allclose(seen.moments(), (by_channel**2).mean(1), rtol=0.05)
+
+
+def test_a_channel_on_several_axes_is_found_in_each_sample(tmp_path):
+    """[n, length, heads * 3], split into heads, transposed, and read by a product of two activations."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "value"], ["v"], "value"),
+        helper.make_node("Reshape", ["v", "heads"], ["h"], "split"),
+        helper.make_node("Transpose", ["h"], ["t"], "turn", perm=[0, 2, 1, 3]),
+        helper.make_node("MatMul", ["mix", "t"], ["m"], "mixed"),
+        helper.make_node("Transpose", ["m"], ["b"], "back", perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["b", "joined"], ["j"], "join"),
+        helper.make_node("MatMul", ["j", "out"], ["y"], "output"),
+    ]
+    scales = np.float32([1, 2, 4, 8, 16, 32])
+    weights = {
+        "value": np.diag(scales),
+        "heads": np.array([0, 0, 2, 3]),
+        "mix": np.eye(5, dtype=np.float32)[None, None],
+        "joined": np.array([0, 0, 6]),
+        "out": np.eye(6, dtype=np.float32),
+    }
+    model = model_of(nodes[:4] + nodes[4:], weights, ["n", 5, 6], ["n", 5, 6])
+    model.graph.initializer.remove(next(one for one in model.graph.initializer if one.name == "mix"))
+    model.graph.input.append(helper.make_tensor_value_info("mix", TensorProto.FLOAT, [1, 1, 5, 5]))
+    onnx.save(model, tmp_path / "m.onnx")
+    x = RNG.normal(0, 1, (7, 5, 6)).astype(np.float32)
+    mix = np.eye(5, dtype=np.float32)[None, None]
+    seen = collect(tmp_path / "m.onnx", [{"x": x[i : i + 1], "mix": mix} for i in range(7)])
+    for tensor in ("t", "j"):
+        np.testing.assert_array_equal(seen[tensor].channels.maximum, (x * scales).max((0, 1)))
+        np.testing.assert_array_equal(seen[tensor].channels.minimum, (x * scales).min((0, 1)))
+
+
 def test_a_blocked_tensor_that_is_read_in_order_too_keeps_its_values():
     import torch
 
@@ -207,7 +263,7 @@ def test_convolutions_in_branches_are_no_obstacle(tmp_path):
     model.graph.node.append(helper.make_node("If", ["flag"], ["z"], "if", then_branch=first, else_branch=other))
     model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
     onnx.save(model, tmp_path / "if.onnx")
-    assert same(collect(tmp_path / "if.onnx", in_batches(4)), collect(plain, in_batches(4)))
+    assert same(*(collect(one, in_batches(4), channels=False) for one in (tmp_path / "if.onnx", plain)))
 
 
 def test_a_strided_element_stands_for_as_many_and_small_tensors_are_counted_whole(tmp_path):

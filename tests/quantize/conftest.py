@@ -148,8 +148,10 @@ class Bench:
         return collect(self.source, [data], workers=1)
 
     def quantized(self, model: onnx.ModelProto, histograms=(), passes=(), **config):
+        """int8 without rescaling and corrected biases, unless they are asked for."""
         onnx.save(model, self.source)
-        settings = QuantizeConfig(**config)
+        plain = {"rescale": False, "correct_biases": False} if config.get("precision") == "int8" else {}
+        settings = QuantizeConfig(**plain | config)
         return quantize(self.source, dict(histograms), self.target, settings, methods=self.methods, passes=passes)
 
     @property
