@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # a build without a terminal should not page, colour or phone home
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test test-slow lint format docs bench-calibrate bench-capture bench-check bench-pipeline bench-routes clean
+.PHONY: repro test test-slow lint format docs bench-calibrate bench-capture bench-check bench-pipeline bench-quantize bench-routes clean
 
 repro: $(READY)  ## build every engine of params.yaml and print what they are worth
 	python -m stages.mend_lock
@@ -38,6 +38,9 @@ bench-check: $(READY)  ## the rule check beside one eager forward and beside dra
 
 bench-calibrate: $(READY)  ## calibration of resnet50 beside ONNX Runtime's and ModelOpt's, over plain inference
 	python -m benchmarks.calibrate
+
+bench-quantize: $(READY)  ## accuracy of int8 on small trained nets, beside ONNX Runtime's and ModelOpt's
+	python -m benchmarks.quantize
 
 bench-capture: $(READY)  ## capture by auto and export beside a bare torch.onnx.export, on 14 architectures
 	python -m benchmarks.capture

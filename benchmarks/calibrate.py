@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import math
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,20 +20,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import peers
 from benchmarks.peers_of_calibrate import measured
 
 FOLDER = Path("build/bench/calibrate")
-PEERS = {
-    "onnxruntime": ["onnxruntime==1.31.1", "onnx==1.23.2", "sympy"],
-    "modelopt": ["nvidia-modelopt[onnx]==0.47.0"],
-}
-RUNS = [
-    ("onnxruntime", "MinMax"),
-    ("onnxruntime", "Entropy"),
-    ("onnxruntime", "Percentile"),
-    ("modelopt", "max"),
-    ("modelopt", "entropy"),
-]
 NAME = "pixel_values"
 AIM, AIM_WALL, AIM_MEMORY = 1.25, 1.3, 0.6
 
@@ -61,20 +49,6 @@ def prepared(most: int) -> tuple[Path, Path]:
     return model, data
 
 
-def environment(peer: str) -> Path:
-    """The peer's own Python, installed once."""
-    folder = FOLDER / f"env-{peer}"
-    python = folder / "bin/python"
-    ready, wanted = folder / ".ready", "\n".join(PEERS[peer])
-    if not (ready.exists() and ready.read_text() == wanted):
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        done = subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS[peer]], capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"{peer} cannot be installed:\n{done.stderr[-2000:]}")
-        ready.write_text(wanted)
-    return python
-
-
 def batches(data: Path, count: int, size: int) -> Iterator[dict[str, np.ndarray]]:
     """The first images, `size` at a time, read and not mapped: what is mapped counts as memory of the process."""
     with data.open("rb") as file:
@@ -93,10 +67,10 @@ def inferred(model: Path, data: Path, count: int, at_a_time: int) -> None:
         ort.run(session, batch)
 
 
-def collected(model: Path, data: Path, count: int, stride: int) -> Any:
+def collected(model: Path, data: Path, count: int, stride: int, channels: bool = True) -> Any:
     from qntz.calibrate import collect
 
-    return collect(model, batches(data, count, 8), stride=stride)
+    return collect(model, batches(data, count, 8), stride=stride, channels=channels)
 
 
 def quantized(model: Path, data: Path, count: int, stride: int) -> None:
@@ -114,6 +88,7 @@ WORK = {
     "floor by 8": functools.partial(inferred, at_a_time=8),
     "collect": functools.partial(collected, stride=7),
     "collect, stride 1": functools.partial(collected, stride=1),
+    "collect, no channels": functools.partial(collected, stride=7, channels=False),
     "collect and quantize": functools.partial(quantized, stride=7),
 }
 
@@ -126,13 +101,6 @@ def measured_here(name: str, model: str, data: str, count: str) -> None:
     import qntz.quantize  # noqa: F401
 
     measured(lambda: WORK[name](Path(model), Path(data), int(count)))
-
-
-def told(command: list[str]) -> dict[str, float]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}:\n{done.stderr[-2000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
@@ -152,12 +120,11 @@ def main() -> None:
     for count in counts:
         rows = {}
         for name in WORK:
-            rows[name] = told(
+            rows[name] = peers.told(
                 [sys.executable, "-m", "benchmarks.calibrate", "--work", name, str(model), str(data), str(count)]
             )
-        for peer, method in () if options.no_peers else RUNS:
-            command = [str(environment(peer)), "benchmarks/peers_of_calibrate.py", peer, method, str(model), str(data)]
-            rows[f"{peer} {method}"] = told([*command, str(count), str(FOLDER / "peer.onnx")])
+        for peer, method in () if options.no_peers else peers.RUNS:
+            rows[f"{peer} {method}"] = peers.run(peer, method, model, data, count, FOLDER / "peer.onnx")
         floor = min((rows["floor by 1"], rows["floor by 8"]), key=lambda row: row["cpu"])
         for name, row in rows.items():
             ratios = (f"{row[key] / floor[key]:.2f}" for key in ("cpu", "wall"))

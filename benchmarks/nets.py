@@ -13,7 +13,7 @@ from examples.digits.model import DigitsNet
 
 DATA = Path("examples/digits/data")
 SIZE = 32
-FACTOR = 50.0  # of the channels that are made large
+FACTOR = 50.0  # of the channels that are made large, or their shift
 
 
 class Attention(nn.Module):
@@ -126,3 +126,28 @@ def hardened(name: str, net: nn.Module) -> dict[str, list[int]]:
         enlarge(f"{where}.norm2", [block.norm2], [block.widen], 2)
         enlarge(f"{where}.attention.value", [attention.value], [attention.output], 2)
     return made
+
+
+@torch.no_grad()
+def shifted(name: str, net: nn.Module) -> dict[str, list[int]] | None:
+    """Moves channels by 50, and the biases of what reads them back, in place; the channels by module. No factor undoes
+    that: the channel is as large as before in its own units. None for a convolution, whose padding is not moved."""
+    if name == "conv":
+        return None
+    random = np.random.RandomState(3)
+    made: dict[str, list[int]] = {}
+    for index, block in enumerate(net.blocks):
+        attention = block.attention
+        for place, writer, readers in (
+            (f"blocks.{index}.norm1", block.norm1, [attention.query, attention.key, attention.value]),
+            (f"blocks.{index}.norm2", block.norm2, [block.widen]),
+        ):
+            chosen = np.sort(random.choice(len(writer.bias), 2, replace=False))
+            writer.bias[chosen] += FACTOR
+            for reader in readers:
+                reader.bias -= FACTOR * reader.weight[:, chosen].sum(1)
+            made[place] = chosen.tolist()
+    return made
+
+
+KINDS = {"easy": lambda name, net: {}, "hard": hardened, "shifted": shifted}

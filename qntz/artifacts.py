@@ -88,6 +88,7 @@ _MODEL_FILES = {
     "simplified": "simplified.onnx",
     "simplify_json": "simplify.json",
     "histograms": "histograms.npz",
+    "held_out": "held_out.npz",
 }
 _ENGINE_FILES = {
     "quantized": "quantized.onnx",

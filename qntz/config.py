@@ -269,17 +269,20 @@ class SimplifyConfig:
 @dataclass(frozen=True)
 class CalibrateConfig:
     """The calibration run: samples a batch, workers (threads; 0: one a core), of large tensors every `stride`-th
-    element counted. `needed` is set by compose: true where an engine of the model has int8."""
+    element counted, and samples held out for `quantize.method: auto`, at most a quarter of all. `needed` is set by
+    compose: true where an engine of the model has int8."""
 
     batch_size: int = 8
     workers: int = 0
     stride: int = 7
+    held_out: int = 16
     needed: bool = False
 
     def __post_init__(self) -> None:
         _at_least(self.batch_size, 1, "batch_size")
         _at_least(self.workers, 0, "workers")
         _at_least(self.stride, 1, "stride")
+        _at_least(self.held_out, 0, "held_out")
 
 
 @dataclass(frozen=True)
@@ -305,7 +308,7 @@ class ToleranceConfig:
 class QuantizeConfig:
     """The precision that stands in the graph; for int8 the threshold method with its options, whether channels of very
     unequal ranges are rescaled first, whether biases make up for the rounding of weights, and patterns (fnmatch, on
-    ONNX node names) of nodes that stay in floating point."""
+    ONNX node names and module paths) of nodes that stay in floating point; `layers`: a method and options for some."""
 
     precision: str = "fp32"
     method: str = "mse"
@@ -313,12 +316,19 @@ class QuantizeConfig:
     rescale: bool = True
     correct_biases: bool = True
     exclude: list[str] = field(default_factory=list)
+    layers: dict[str, Any] = field(default_factory=dict)
     tolerance: ToleranceConfig = field(default_factory=ToleranceConfig)
     require: list[str] = field(default_factory=list)
     forbid: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _one_of(self.precision, PRECISIONS, "precision")
+        for pattern, settings in self.layers.items():
+            where = f"layers.{pattern}"
+            if not isinstance(settings, Mapping) or not settings:
+                raise ConfigError(f"{settings!r} is no setting", where=where, do="Give {method: max}.")
+            for key in settings:
+                _one_of(str(key), ("method", "options"), where)
 
 
 @dataclass(frozen=True)

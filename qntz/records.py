@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qntz.config import EngineConfig
 
 Severity = Literal["error", "warning", "note"]
+TARGET, FILE = "target", "file"  # names in a sample, beside those of the model's inputs
 Arrays = dict[str, "np.ndarray"]
 """Arrays by the name of the input or output that they belong to."""
 
@@ -215,8 +216,9 @@ class DataSource:
     Attributes:
         name: selected by `source:` in a model's `data` section.
         open: called with the section's other keys and the project's root; yields one sample at a time: arrays WITHOUT
-            a batch dimension by input name, and the label under "target" where there is one. Raises
-            `qntz.errors.DataError`. The order is the same at each call.
+            a batch dimension by input name, the label under "target" where there is one, and the path of the file that
+            it is from, a text array, under "file" where messages shall name it. Raises `qntz.errors.DataError`. The
+            order is the same at each call.
     """
 
     name: str

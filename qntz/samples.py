@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,8 @@ import numpy as np
 
 from qntz.config import DimConfig, InputConfig
 from qntz.errors import DEBUG, DataError, PluginError, QntzError, did_you_mean, one_line
-from qntz.records import Arrays, DataSource
+from qntz.records import FILE, TARGET, Arrays, DataSource
 
-TARGET = "target"
 TEST_BATCH = 32  # samples a batch of test data, in every stage alike, so that eager and artifact outputs pair up
 
 
@@ -39,7 +40,8 @@ def open_samples(
     limit = options.get("count")
     given = 0
     for given, sample in enumerate(_opened(sources[name], options, root, where), start=1):
-        yield checked(sample, inputs, dims, f"{where}, sample {given - 1}")
+        file = f" ({sample[FILE]})" if isinstance(sample, Mapping) and FILE in sample and FILE not in inputs else ""
+        yield checked(sample, inputs, dims, f"{where}, sample {given - 1}{file}")
         if limit is not None and given >= limit:
             return
     if given == 0:
@@ -48,6 +50,13 @@ def open_samples(
         raise DataError(
             f"{given} samples where {limit} are asked for", where=where, do=f"Set count: {given}, or add data."
         )
+
+
+def spread(total: int, count: int | None) -> range | list[int]:
+    """The positions of `count` things spread evenly over `total`, in order; of all of them for None or too many."""
+    if count is None or count >= total:
+        return range(total)
+    return [index * total // count for index in range(count)]
 
 
 def _opened(source: DataSource, options: Mapping[str, Any], root: Path, where: str) -> Iterator[Arrays]:
@@ -101,6 +110,42 @@ def checked(sample: Arrays, inputs: Mapping[str, InputConfig], dims: Mapping[str
             kind = "NaN" if np.isnan(array).any() else "infinity"
             raise DataError(f"{name} holds {kind}", where=where, do="Repair or remove the sample.")
     return sample
+
+
+class HeldOut:
+    """Samples without some that are held out, chosen by what they hold: whatever the order, they are the same.
+
+    Iterate over it, then read `samples`.
+
+    Attributes:
+        samples: those held out, in an order of their contents; at most a quarter of all.
+    """
+
+    def __init__(self, samples: Iterable[Arrays], count: int) -> None:
+        """count: how many are held out, 0 or more."""
+        self._source, self._count = samples, count
+        self.samples: list[Arrays] = []
+
+    def __iter__(self) -> Iterator[Arrays]:
+        held: list[tuple[str, int, Arrays]] = []
+        total = 0
+        for total, named in enumerate(self._source, start=1):
+            sample = {name: array for name, array in named.items() if name != FILE}
+            bisect.insort(held, (_digest(sample), total, sample), key=lambda entry: entry[:2])
+            if len(held) > self._count:
+                yield held.pop()[2]
+        while len(held) > total // 4:
+            yield held.pop()[2]
+        self.samples = [sample for _, _, sample in held]
+
+
+def _digest(sample: Arrays) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(sample):
+        array = np.ascontiguousarray(sample[name])
+        digest.update(f"{name} {array.dtype} {array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def batches(

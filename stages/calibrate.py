@@ -4,16 +4,17 @@ from stages.entry import Job, run
 
 
 def work(job: Job) -> None:
-    from qntz.artifacts import write_npz
+    from qntz.artifacts import write_npz, write_runs
     from qntz.calibrate import collect
     from qntz.errors import DataError
     from qntz.histograms import arrays_of
     from qntz.progress import Bar
-    from qntz.samples import batch_size, batches, open_samples
+    from qntz.samples import HeldOut, batch_size, batches, open_samples
 
     model, config = job.config.model, job.config.calibrate
     if not config.needed:
         write_npz(job.of.histograms, arrays_of({}))
+        write_runs(job.of.held_out, [])
         return job.say("no engine of this model needs histograms")
     data = model.data.calibrate
     if data is None:
@@ -23,7 +24,9 @@ def work(job: Job) -> None:
             do="Name a source; qntz never calibrates on random data.",
         )
     sources = job.plugins.records("qntz_data_sources")
-    samples = open_samples(data, sources, model.inputs, model.dims, job.root, "model.data.calibrate")
+    samples = HeldOut(
+        open_samples(data, sources, model.inputs, model.dims, job.root, "model.data.calibrate"), config.held_out
+    )
     size, least = batch_size(config.batch_size, model.inputs, model.dims)
     with Bar(f"calibrate {job.name}") as progress:
         histograms = collect(
@@ -36,7 +39,8 @@ def work(job: Job) -> None:
             split=least == 1,
         )
     write_npz(job.of.histograms, arrays_of(histograms, {**job.inputs["data"], **job.inputs["extra"]}))
-    return job.say(f"{len(histograms)} tensors")
+    write_runs(job.of.held_out, samples.samples)
+    return job.say(f"{len(histograms)} tensors; {len(samples.samples)} samples held out")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from stages.entry import Job, run
 
 def work(job: Job) -> None:
     from qntz import ort
-    from qntz.artifacts import read_npz, read_runs, write_bytes, write_json, write_model
+    from qntz.artifacts import read_json, read_npz, read_runs, write_bytes, write_json, write_model
     from qntz.figures import gate, measure, metrics_of
     from qntz.histograms import data_files, histograms_from
     from qntz.quantize import calibration_cache, quantize, ranges_json, runnable
-    from stages.testdata import metric, test_batches, test_samples
+    from stages.testdata import held_out, metric, test_batches, test_samples
 
     config, paths, scored = job.config.quantize, job.paths, metric(job)
     arrays = read_npz(job.of.histograms)
@@ -24,6 +24,9 @@ def work(job: Job) -> None:
         passes=job.plugins.provided("qntz_graph_passes", phase="quantize"),
         data=data_files(arrays),
         probes=probes,
+        held_out=held_out(job) if config.method == "auto" else (),
+        metric=scored,
+        sources=read_json(job.of.sources),
     )
     session = ort.session(runnable(quantized.file))
     figures = measure(

@@ -1,4 +1,5 @@
-"""A model's test data and metric, for the stages that measure on them: torchscript, quantize, verify."""
+"""A model's test data, held-out samples and metric, for the stages that measure on them: torchscript, quantize,
+verify."""
 
 from __future__ import annotations
 
@@ -17,6 +18,13 @@ def test_samples(job: Job) -> list[Arrays]:
         return []
     sources = job.plugins.records("qntz_data_sources")
     return list(open_samples(model.data.test, sources, model.inputs, model.dims, job.root, "model.data.test"))
+
+
+def held_out(job: Job) -> list[tuple[Arrays, Any]]:
+    """What calibration held out, in batches: (inputs by name, targets or None)."""
+    from qntz.artifacts import read_runs
+
+    return test_batches(job, read_runs(job.of.held_out))
 
 
 def test_batches(job: Job, samples: list[Arrays]) -> list[tuple[Arrays, Any]]:

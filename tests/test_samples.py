@@ -10,7 +10,7 @@ import pytest
 from qntz.config import DimConfig, InputConfig
 from qntz.errors import DataError, PluginError
 from qntz.records import DataSource
-from qntz.samples import batch_size, batches, checked, open_samples
+from qntz.samples import HeldOut, batch_size, batches, checked, open_samples
 
 INPUTS = {
     "rows": InputConfig(shape=["batch", "length", 3]),
@@ -131,3 +131,34 @@ def test_targets_on_some_samples_only_are_refused() -> None:
     samples = [{"x": np.zeros(3, np.float32), "target": np.int64(1)}, {"x": np.zeros(3, np.float32)}]
     with pytest.raises(DataError, match="1 of 2 samples have no 'target'"):
         list(batches(samples, {"x": InputConfig(shape=["n", 3])}, 2))
+
+
+def test_the_file_of_a_sample_is_named():
+    bad = sample(value=np.nan, file=np.array("photos/7.png"))
+    with pytest.raises(DataError) as caught:
+        opened([sample(), bad])
+    assert str(caught.value) == ("data.test, sample 1 (photos/7.png): rows holds NaN. Repair or remove the sample.")
+
+
+def numbered(count: int) -> list[dict[str, np.ndarray]]:
+    return [{"x": np.full(3, number, np.float32), "target": np.asarray(number % 10)} for number in range(count)]
+
+
+@pytest.mark.parametrize(("count", "wanted", "held"), [(40, 8, 8), (40, 16, 10), (3, 8, 0), (9, 0, 0)])
+def test_the_same_samples_are_held_out_whatever_their_order(count: int, wanted: int, held: int) -> None:
+    found = set()
+    for seed in range(3):
+        samples = numbered(count)
+        np.random.default_rng(seed).shuffle(samples)
+        parts = HeldOut(samples, wanted)
+        left = [int(sample["x"][0]) for sample in parts]
+        out = [int(sample["x"][0]) for sample in parts.samples]
+        assert sorted(left + out) == list(range(count))
+        found.add(tuple(out))
+    assert len(found) == 1
+    assert len(next(iter(found))) == held
+
+
+def test_equal_samples_are_held_out_too() -> None:
+    parts = HeldOut([{"x": np.zeros(2)} for _ in range(12)], 2)
+    assert (len(list(parts)), len(parts.samples)) == (10, 2)

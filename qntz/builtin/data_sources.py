@@ -1,4 +1,4 @@
-"""The shipped data sources: arrays in an .npz archive, and a Python function that yields samples."""
+"""The shipped data sources but images: arrays in files, a Python function that yields samples, and a Dataset."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ import numpy as np
 from qntz.artifacts import read_npz
 from qntz.errors import ArtifactError, DataError, did_you_mean, one_line
 from qntz.hookspecs import hookimpl
-from qntz.records import Arrays, DataSource
+from qntz.records import FILE, Arrays, DataSource
+from qntz.samples import spread
 
 
 @hookimpl
 def qntz_data_sources() -> Iterator[DataSource]:
     yield DataSource("npz", open_npz)
+    yield DataSource("npy", open_npy)
     yield DataSource("python", open_python)
+    yield DataSource("dataset", open_dataset)
 
 
 def open_npz(options: Mapping[str, Any], root: Path) -> Iterator[Arrays]:
@@ -51,7 +54,75 @@ def open_npz(options: Mapping[str, Any], root: Path) -> Iterator[Arrays]:
         told = ", ".join(f"{name} {'no axis' if n is None else n}" for name, n in lengths.items())
         raise DataError("the arrays have unequal numbers of samples", where=file, why=told)
     for i in range(next(iter(lengths.values()), 0))[: options.get("count")]:
-        yield {name: np.asarray(column[i]) for name, column in columns.items()}
+        yield {**{name: np.asarray(column[i]) for name, column in columns.items()}, FILE: np.array(file)}
+
+
+def open_npy(options: Mapping[str, Any], root: Path) -> Iterator[Arrays]:
+    """Samples from .npy files: from one that has them all along its first axis, or from a folder with one in each.
+
+    Args:
+        options: `files`, paths by the names of the model's inputs and "target", relative to `root`, which are mapped
+            into memory; or `folder`, whose files are a sample each in the order of their paths, .npz by the names of
+            their arrays, .npy of the input that `input` names; `count`, the number of samples (none: all; of a folder
+            they are spread evenly).
+        root: the project's root.
+
+    Raises:
+        DataError: no such file or folder, nothing in it, a file that is no plain array, an unknown option, or files of
+            unequal length.
+    """
+    known = ("files", "folder", "input", "count")
+    for key in options:
+        if key not in known:
+            raise DataError(f"no option {key!r}", where="source npy", do=did_you_mean(key, known))
+    if ("files" in options) == ("folder" in options):
+        raise DataError("takes either files or a folder", where="source npy", do="Add `files: {input: data.npy}`.")
+    if "folder" in options:
+        yield from _one_a_file(options, root)
+        return
+    files = options["files"]
+    if not isinstance(files, Mapping) or not files:
+        raise DataError("files is no mapping", where="source npy", do="Write `files: {input: data.npy}`.")
+    columns = {str(name): _array(root / str(file), str(file)) for name, file in files.items()}
+    lengths = {str(files[name]): len(array) if array.ndim else None for name, array in columns.items()}
+    if None in lengths.values() or len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} {'no axis' if n is None else n}" for name, n in lengths.items())
+        raise DataError("the files have unequal numbers of samples", where="source npy", why=told)
+    names = ", ".join(map(str, files.values()))
+    for i in range(next(iter(lengths.values())) or 0)[: options.get("count")]:
+        yield {**{name: np.asarray(column[i]) for name, column in columns.items()}, FILE: np.array(names)}
+
+
+def _one_a_file(options: Mapping[str, Any], root: Path) -> Iterator[Arrays]:
+    folder = root / str(options["folder"])
+    if not folder.is_dir():
+        raise DataError(
+            "there is no such folder", where=str(options["folder"]), do="It is relative to the project's root."
+        )
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in (".npy", ".npz"))
+    if not paths:
+        raise DataError("there are no .npy or .npz files in the folder", where=str(options["folder"]))
+    for index in spread(len(paths), options.get("count")):
+        path = paths[index]
+        file = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+        if path.suffix == ".npz":
+            yield {**_read(path, file), FILE: np.array(file)}
+        elif "input" in options:
+            yield {str(options["input"]): np.asarray(_array(path, file)), FILE: np.array(file)}
+        else:
+            raise DataError("of which input is it?", where=file, do="Add `input: name`.")
+
+
+def _array(path: Path, file: str) -> np.ndarray:
+    if not path.is_file():
+        raise DataError("the file is missing", where=file, do="It is relative to the project's root.")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError("is no .npy file of a plain array", where=file, why=one_line(error)) from error
+    if not isinstance(array, np.ndarray):
+        raise DataError("is an .npz archive", where=file, do="Use `source: npz`.")
+    return array
 
 
 def _read(path: Path, file: str) -> Arrays:
@@ -86,6 +157,55 @@ def open_python(options: Mapping[str, Any], root: Path) -> Iterator[Arrays]:
     while (sample := _guarded(target, lambda: next(samples, end), f"fails after sample {number}")) is not end:
         number += 1
         yield _checked(sample, target, number)
+
+
+def open_dataset(options: Mapping[str, Any], root: Path) -> Iterator[Arrays]:
+    """Samples of a `torch.utils.data.Dataset`, or of anything with a length that is indexed by number.
+
+    Args:
+        options: `_target_`, its class or a function that makes it, as package.module.name; `names`, of what a sample
+            holds where it is a tuple, in its order: the model's inputs, "target", or null for what is left out;
+            `count`, how many samples, spread evenly over all (none: all; of one without a length the first); every
+            other key is given to the target by keyword.
+        root: unused; relative paths in the options are the target's own.
+
+    Raises:
+        DataError: it cannot be made, raises, or yields something else than tensors, arrays and numbers.
+    """
+    if not isinstance(options.get("_target_"), str):
+        raise DataError("no dataset is named", where="source dataset", do="Add `_target_: package.module.Dataset`.")
+    target, names, count = options["_target_"], options.get("names"), options.get("count")
+    kind = _imported(target)
+    own = ("_target_", "names", "count")
+    dataset = _guarded(target, lambda: kind(**{k: v for k, v in options.items() if k not in own}), "cannot be made")
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
+        indices: Iterator[int] = iter(spread(len(dataset), count))
+        items = ((i, _guarded(target, lambda i=i: dataset[i], f"fails at item {i}")) for i in indices)
+    elif hasattr(dataset, "__iter__"):
+        items = enumerate(_guarded(target, lambda: iter(dataset), "fails"))
+    else:
+        raise DataError(f"is a {type(dataset).__name__}, no dataset", where=target)
+    for number, item in items:
+        yield _checked(_named(item, names, target, number), target, number)
+
+
+def _named(item: Any, names: Any, target: str, number: int) -> Any:
+    """The item as a dict of arrays."""
+    where = f"{target}, sample {number}"
+    if isinstance(item, (tuple, list)):
+        if not isinstance(names, (tuple, list)) or len(names) != len(item):
+            raise DataError(f"holds {len(item)} things", where=where, do="Name each: `names: [image, target]`.")
+        item = {name: value for name, value in zip(names, item, strict=True) if name is not None}
+    elif not isinstance(item, Mapping) and isinstance(names, (tuple, list)) and len(names) == 1:
+        item = {names[0]: item}
+    if not isinstance(item, Mapping):
+        do = "Name it: `names: [image]`, or yield {name: tensor}."
+        raise DataError(f"is a {type(item).__name__}, no dict", where=where, do=do)
+    return {name: value.numpy() if hasattr(value, "numpy") else _plain(value) for name, value in item.items()}
+
+
+def _plain(value: Any) -> Any:
+    return np.asarray(value) if isinstance(value, (bool, int, float)) else value
 
 
 def _imported(target: str) -> Any:

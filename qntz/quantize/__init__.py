@@ -14,18 +14,21 @@ import onnx
 from qntz.artifacts import write_model
 from qntz.config import QuantizeConfig
 from qntz.errors import QuantizeError, did_you_mean, one_line
+from qntz.figures import Batch
 from qntz.graph import add_made_from, check, made_from, operators, subgraphs
 from qntz.graph_passes import apply_passes, require_known
 from qntz.histograms import Histogram
+from qntz.origins import Origin, origins
 from qntz.packed import Packed, packed, read_model
-from qntz.quantizable import WEIGHTED_OPS, candidates, node_names
+from qntz.quantizable import WEIGHTED_OPS, Candidate, candidates, node_names
+from qntz.quantize.auto import AUTO, Judge
 from qntz.quantize.biases import correct_biases
 from qntz.quantize.half import to_half
 from qntz.quantize.int8 import to_int8
-from qntz.quantize.ranges import calibration_cache_text, scale_of, thresholds
+from qntz.quantize.ranges import calibration_cache_text, scale_of, thresholds, zeros
 from qntz.quantize.rescaling import rescale
 from qntz.quantize.twin import runnable
-from qntz.records import Arrays, Provided, ThresholdMethod
+from qntz.records import Arrays, Metric, Provided, ThresholdMethod
 
 __all__ = ["Quantized", "calibration_cache", "quantize", "ranges_json", "runnable"]
 NAME = "quantized.onnx"  # in messages: the path that is written to may be a temporary one
@@ -37,6 +40,7 @@ class Quantized:
 
     Attributes:
         precision: fp32, fp16, bf16 or int8. file: the quantized graph. method: the threshold method, "" but for int8.
+        compared: what method "auto" measured: each method, whether with corrected biases, and the figures reached.
         ranges: the largest magnitude of each quantized activation, by tensor.
         quantized: names of the nodes in the lower precision, those of subgraphs left out. skipped: the reason by node.
         passes: what became of each graph pass. notes: what the user should know, a sentence each.
@@ -48,6 +52,7 @@ class Quantized:
     precision: str
     file: Packed = field(repr=False)
     method: str = ""
+    compared: tuple[dict[str, Any], ...] = ()
     ranges: dict[str, float] = field(default_factory=dict)
     quantized: tuple[str, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
@@ -63,6 +68,7 @@ class Quantized:
         return {
             "precision": self.precision,
             "method": self.method,
+            "compared": list(self.compared),
             "quantized": list(self.quantized),
             "skipped": self.skipped,
             "rescaled": self.rescaled,
@@ -84,6 +90,9 @@ def quantize(
     passes: Sequence[Provided] = (),
     data: Mapping[str, str] | None = None,
     probes: Sequence[Arrays] = (),
+    held_out: Sequence[Batch] = (),
+    metric: Metric | None = None,
+    sources: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Quantized:
     """Quantizes the simplified graph and writes it to `path`, whole or not at all, where one is given.
 
@@ -93,6 +102,9 @@ def quantize(
         data: the files that the histograms were made from, SHA-256 by path, for the metadata of an int8 graph.
         probes: inputs by name, on which a rescaled graph is proven equal before it is used; the first two are run, and
             without any, some made of the graph's input types.
+        held_out, metric: batches of samples, inputs by name [n, ...] and targets or None, and what is asked of them
+            beside SQNR: method "auto" chooses by them.
+        sources: of the exported graph, as the export gave them: patterns of `config` match modules too.
 
     Raises:
         QuantizeError: a weight holds NaN or infinity, an excluded pattern matches nothing, the method is unknown, a
@@ -102,19 +114,20 @@ def quantize(
     """
     model = read_model(onnx_path)
     require_known(config.forbid, passes)
-    if config.method not in methods:
-        raise QuantizeError(
-            f"no threshold method {config.method!r}", where="quantize.method", do=did_you_mean(config.method, methods)
-        )
+    if config.method not in (*methods, AUTO):
+        do = did_you_mean(config.method, [*methods, AUTO])
+        raise QuantizeError(f"no threshold method {config.method!r}", where="quantize.method", do=do)
     _require_finite(model, onnx_path.name)
     before, files = operators(model), made_from(model)
+    come_from = origins(model, sources or {})
     if config.precision == "int8":
-        model, result = _int8(model, onnx_path, histograms, config, methods, probes)
+        judge = Judge(onnx_path, held_out, metric) if config.method == AUTO else None
+        model, result = _int8(model, onnx_path, histograms, config, methods, probes, judge, come_from)
         files.update(data or {})
     elif config.precision == "fp32":
         result = {"notes": ("exclude has no effect on fp32",) if config.exclude else ()}
     else:
-        model, result = _half(model, config)
+        model, result = _half(model, config, come_from)
     if config.precision != "int8":
         result["notes"] += _idle(config)
     model, told = apply_passes(model, passes, config.require, config.forbid)
@@ -159,15 +172,17 @@ def _int8(
     config: QuantizeConfig,
     methods: Mapping[str, ThresholdMethod],
     probes: Sequence[Arrays],
+    judge: Judge | None,
+    come_from: Mapping[str, Origin],
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     found = candidates(model)
-    excluded = _excluded(config.exclude, [candidate.node for candidate in found])
+    excluded = _excluded(config.exclude, [candidate.node for candidate in found], come_from)
     skipped = {c.node: excluded.get(c.node, c.refusal) for c in found if c.node in excluded or c.refusal}
     wanted = [candidate for candidate in found if candidate.node not in skipped]
     by_node: dict[str, list[int]] = {}
     if config.rescale:
         by_node, histograms = rescale(model, wanted, histograms, onnx_path, probes)
-    ranges, zero = thresholds(wanted, histograms, methods[config.method], config.options)
+    zero = zeros(wanted, histograms)
     skipped.update(zero)
     chosen = [candidate for candidate in wanted if candidate.node not in zero]
     if not chosen and not excluded:
@@ -177,14 +192,33 @@ def _int8(
             why="; ".join(reasons) or "the graph has no Conv, ConvTranspose, Gemm or MatMul",
             do="Choose another precision.",
         )
-    model = to_int8(model, chosen, ranges)
-    corrected: list[str] = []
-    if config.correct_biases:
-        means = {name: sums.means for name, one in histograms.items() if (sums := one.sums) is not None}
-        corrected = correct_biases(model, chosen, means)
+    own = _own_ranges(chosen, histograms, config, methods, come_from)
+    means = {name: sums.means for name, one in histograms.items() if (sums := one.sums) is not None}
+
+    def written(method: str, correct: bool) -> tuple[onnx.ModelProto, dict[str, float], list[str]]:
+        ranges = thresholds(chosen, histograms, methods[method], config.options)
+        ranges.update(own)
+        graph = to_int8(model, chosen, ranges)
+        return graph, ranges, correct_biases(graph, chosen, means) if correct else []
+
+    method, correct = config.method, config.correct_biases
+    if judge is not None:
+        if config.options:
+            raise QuantizeError("options are one method's", where="quantize.options", do="Name the method.")
+        choices = [
+            {"method": name, "correct_biases": biases}
+            for name in sorted(methods)
+            for biases in ((False, True) if correct else (False,))
+        ]
+        best = judge.best(
+            (names, lambda n=names: packed(written(n["method"], n["correct_biases"])[0], NAME)) for names in choices
+        )
+        method, correct = best["method"], best["correct_biases"]
+    graph, ranges, corrected = written(method, correct)
     notes = () if chosen else ("every node is excluded: nothing is quantized",)
     result = {
-        "method": config.method,
+        "method": method,
+        "compared": () if judge is None else tuple(judge.compared),
         "ranges": ranges,
         "quantized": tuple(candidate.node for candidate in chosen),
         "skipped": dict(sorted(skipped.items())),
@@ -192,14 +226,45 @@ def _int8(
         "corrected": tuple(corrected),
         "notes": notes,
     }
-    return model, result
+    return graph, result
 
 
-def _half(model: onnx.ModelProto, config: QuantizeConfig) -> tuple[onnx.ModelProto, dict[str, Any]]:
+def _own_ranges(
+    chosen: Sequence[Candidate],
+    histograms: Mapping[str, Histogram],
+    config: QuantizeConfig,
+    methods: Mapping[str, ThresholdMethod],
+    come_from: Mapping[str, Origin],
+) -> dict[str, float]:
+    """The ranges of tensors whose readers have a method of their own (`config.layers`)."""
+    ranges: dict[str, float] = {}
+    owner: dict[str, str] = {}
+    for pattern, settings in config.layers.items():
+        where = f"quantize.layers.{pattern}"
+        name = str(settings.get("method", config.method))
+        if name not in methods:
+            raise QuantizeError(f"no threshold method {name!r}", where=where, do=did_you_mean(name, list(methods)))
+        matched = _matching(pattern, [candidate.node for candidate in chosen], come_from, where)
+        among = [candidate for candidate in chosen if candidate.node in matched]
+        for tensor, amax in thresholds(among, histograms, methods[name], settings.get("options", {})).items():
+            if owner.setdefault(tensor, pattern) != pattern and ranges[tensor] != amax:
+                raise QuantizeError(
+                    f"tensor {tensor!r} is given two ranges",
+                    where=where,
+                    why=f"{owner[tensor]!r} matches another of its readers",
+                    do="Give all that read it one method.",
+                )
+            ranges[tensor] = amax
+    return ranges
+
+
+def _half(
+    model: onnx.ModelProto, config: QuantizeConfig, come_from: Mapping[str, Origin]
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
     # If and Loop follow what their subgraphs hold, which patterns do not reach.
     named = zip(model.graph.node, node_names(model.graph), strict=True)
     names = [name for node, name in named if not any(subgraphs(attribute) for attribute in node.attribute)]
-    excluded = _excluded(config.exclude, names)
+    excluded = _excluded(config.exclude, names, come_from)
     half = to_half(model, config.precision, frozenset(excluded))
     skipped = {**half.float32, **excluded}
     quantized = tuple(name for name in names if name not in skipped)
@@ -211,25 +276,36 @@ def _idle(config: QuantizeConfig) -> tuple[str, ...]:
     default = QuantizeConfig()
     idle = [
         name
-        for name in ("method", "options", "rescale", "correct_biases")
+        for name in ("method", "options", "layers", "rescale", "correct_biases")
         if getattr(config, name) != getattr(default, name)
     ]
     return tuple(f"{name} has no effect on {config.precision}" for name in idle)
 
 
-def _excluded(patterns: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+def _excluded(patterns: Sequence[str], names: Sequence[str], come_from: Mapping[str, Origin]) -> dict[str, str]:
     """The reason by node of those that a pattern matches; raises QuantizeError where a pattern matches none."""
     excluded: dict[str, str] = {}
     for pattern in patterns:
-        matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        if not matches:
-            raise QuantizeError(
-                f"pattern {pattern!r} matches no node that would be quantized",
-                where="quantize.exclude",
-                do=did_you_mean(pattern, names),
-            )
-        excluded.update({name: f"excluded by {pattern!r}" for name in matches if name not in excluded})
+        for name in _matching(pattern, names, come_from, "quantize.exclude"):
+            excluded.setdefault(name, f"excluded by {pattern!r}")
     return excluded
+
+
+def _matching(pattern: str, names: Sequence[str], come_from: Mapping[str, Origin], where: str) -> list[str]:
+    """The nodes that a pattern names, or whose module it names, or a module that this lies in."""
+    modules = {name: come_from[name].module for name in names if name in come_from}
+    matches = [
+        name
+        for name in names
+        if fnmatch.fnmatchcase(name, pattern)
+        or fnmatch.fnmatchcase(modules.get(name, ""), pattern)
+        or fnmatch.fnmatchcase(modules.get(name, ""), f"{pattern}.*")
+    ]
+    if not matches:
+        known = [*names, *dict.fromkeys(module for module in modules.values() if module)]
+        what = f"pattern {pattern!r} matches no node that would be quantized, and no module of one"
+        raise QuantizeError(what, where=where, do=did_you_mean(pattern, known))
+    return matches
 
 
 def _check(model: onnx.ModelProto, *, full: bool) -> None:

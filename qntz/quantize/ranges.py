@@ -30,19 +30,24 @@ def thresholds(
     histograms: Mapping[str, Histogram],
     method: ThresholdMethod,
     options: Mapping[str, Any],
-) -> tuple[dict[str, float], dict[str, str]]:
-    """The range of every activation that the candidates read.
-
-    Returns:
-        amax by tensor, sorted; and the reason by node for those that stay in floating point because an input was zero
-        wherever it was seen.
+) -> dict[str, float]:
+    """The range of every activation that the candidates read: amax by tensor, sorted.
 
     Raises:
-        QuantizeError: a tensor has no histogram, the method has no such option, or gives no usable threshold.
-        PluginError: the method raised.
+        QuantizeError: the method has no such option, or gives no usable threshold. PluginError: the method raised.
     """
     _require_options(method, options)
-    ranges: dict[str, float] = {}
+    tensors = dict.fromkeys(tensor for candidate in candidates for tensor in candidate.activations)
+    ranges = {tensor: _threshold(tensor, histograms[tensor], method, options) for tensor in tensors}
+    return dict(sorted(ranges.items()))
+
+
+def zeros(candidates: Iterable[Candidate], histograms: Mapping[str, Histogram]) -> dict[str, str]:
+    """The reason by node for those that stay in floating point because an input was zero wherever it was seen.
+
+    Raises:
+        QuantizeError: a tensor has no histogram.
+    """
     zero: dict[str, str] = {}
     for candidate in candidates:
         for tensor in candidate.activations:
@@ -55,10 +60,7 @@ def thresholds(
                 )
             if histograms[tensor].amax == 0:
                 zero[candidate.node] = f"its input {tensor!r} was zero on all calibration data"
-            elif tensor not in ranges:
-                ranges[tensor] = _threshold(tensor, histograms[tensor], method, options)
-    used = {t for c in candidates if c.node not in zero for t in c.activations}
-    return {tensor: ranges[tensor] for tensor in sorted(used)}, zero
+    return zero
 
 
 def _require_options(method: ThresholdMethod, options: Mapping[str, Any]) -> None:

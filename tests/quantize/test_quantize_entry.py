@@ -13,9 +13,10 @@ import onnx
 import pytest
 
 from qntz.artifacts import write_json, write_npz
+from qntz.config import QuantizeConfig
 from qntz.errors import ArtifactError, PluginError, QuantizeError, RewriteError
 from qntz.histograms import arrays_of, histogram_of
-from qntz.quantize import calibration_cache, ranges_json
+from qntz.quantize import calibration_cache, quantize, ranges_json
 from qntz.records import GraphPass, Provided, ThresholdMethod
 
 
@@ -96,11 +97,11 @@ def test_options_reach_the_method(mlp, bench):
     [
         (
             {"exclude": ["gem"]},
-            "quantize.exclude: pattern 'gem' matches no node that would be quantized. Did you mean 'gemm'?",
+            "quantize.exclude: pattern 'gem' matches no node that would be quantized, and no module of one. Did you mean 'gemm'?",
         ),
         (
             {"exclude": ["relu"]},
-            "quantize.exclude: pattern 'relu' matches no node that would be quantized. Known: gemm, matmul.",
+            "quantize.exclude: pattern 'relu' matches no node that would be quantized, and no module of one. Known: gemm, matmul.",
         ),
         ({"method": "msee"}, "quantize.method: no threshold method 'msee'. Did you mean 'mse'?"),
         (
@@ -183,7 +184,6 @@ def test_an_old_opset_is_refused(graphs, bench):
 
 
 def test_a_missing_model_is_refused(bench, methods, tmp_path):
-    from qntz.config import QuantizeConfig
     from qntz.quantize import quantize
 
     with pytest.raises(ArtifactError, match=r"gone\.onnx: is missing\. Run `dvc repro`\.$"):
@@ -269,3 +269,66 @@ def test_two_processes_with_other_hash_seeds_write_the_same_bytes_without_torch(
         )
         digests.add(hashlib.sha256((bench.folder / "out.onnx").read_bytes()).hexdigest())
     assert len(digests) == 1
+
+
+SOURCES = {
+    "gemm": {"operator": "Gemm", "module": "body.first", "statement": ""},
+    "matmul": {"operator": "MatMul", "module": "body.second", "statement": ""},
+}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [
+        ("gemm", ("matmul",)),
+        ("body.second", ("gemm",)),
+        ("body.*", ()),
+        ("body", ()),
+        ("*.first", ("matmul",)),
+    ],
+)
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_nodes_are_excluded_by_name_and_by_module(graphs, bench, pattern, left, precision):
+    model = graphs.mlp()
+    histograms = bench.calibrated(model, x=graphs.weight(9, 6, scale=1))
+    config = QuantizeConfig(precision=precision, exclude=[pattern])
+    done = quantize(bench.source, histograms, None, config, methods=bench.methods, sources=SOURCES)
+    assert tuple(name for name in done.quantized if name in SOURCES) == left
+    assert done.skipped[next(iter({*SOURCES} - {*left}))] == f"excluded by {pattern!r}"
+
+
+def test_layers_have_methods_of_their_own(graphs, bench):
+    model = graphs.mlp()
+    histograms = bench.calibrated(model, x=graphs.weight(90, 6, scale=1))
+    layers = {"body.second": {"method": "percentile", "options": {"percentile": 50}}}
+    config = QuantizeConfig(precision="int8", method="max", rescale=False, layers=layers)
+    done = quantize(bench.source, histograms, None, config, methods=bench.methods, sources=SOURCES)
+    half = bench.methods["percentile"].threshold(histograms["r"], percentile=50)
+    assert done.ranges == {"r": half, "x": histograms["x"].amax}
+    assert half < histograms["r"].amax
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ({"body.third": {"method": "max"}}, "quantize.layers.body.third: pattern 'body.third' matches no node"),
+        ({"gemm": {"method": "mx"}}, "quantize.layers.gemm: no threshold method 'mx'. Did you mean 'max'?"),
+        ({"gemm": {"options": {"percentile": 3}}}, "quantize.options: method 'mse' has no option 'percentile'"),
+    ],
+)
+def test_wrong_layers_are_refused(graphs, bench, layers, message):
+    model = graphs.mlp()
+    histograms = bench.calibrated(model, x=graphs.weight(9, 6, scale=1))
+    config = QuantizeConfig(precision="int8", layers=layers)
+    with pytest.raises(QuantizeError) as caught:
+        quantize(bench.source, histograms, None, config, methods=bench.methods, sources=SOURCES)
+    assert str(caught.value).startswith(message)
+
+
+def test_two_methods_for_one_tensor_are_refused(graphs, bench):
+    model = graphs.attention()
+    histograms = bench.calibrated(model, x=graphs.weight(9, 4, 6, scale=1))
+    layers = {"query": {"method": "max"}, "key": {"method": "percentile", "options": {"percentile": 50}}}
+    config = QuantizeConfig(precision="int8", layers=layers)
+    with pytest.raises(QuantizeError, match="tensor 'n' is given two ranges: .* Give all that read it one method"):
+        quantize(bench.source, histograms, None, config, methods=bench.methods)
