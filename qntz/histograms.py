@@ -28,18 +28,11 @@ class Channels:
     """What was seen of a tensor's channels, coarser than of the tensor.
 
     Attributes:
-        counts: int64 [C, 384], by magnitude. minimum, maximum: exact, float32 [C]; infinite where nothing was seen.
+        counts: int64 [C, 384], by magnitude. amax: the largest magnitudes, exact, float32 [C].
     """
 
     counts: np.ndarray
-    minimum: np.ndarray
-    maximum: np.ndarray
-
-    @property
-    def amax(self) -> np.ndarray:
-        """The largest magnitude of each channel, float64 [C]; 0 where nothing was seen."""
-        largest = np.maximum(np.abs(self.minimum), np.abs(self.maximum)).astype(np.float64)
-        return np.where(np.isfinite(largest), largest, 0.0)
+    amax: np.ndarray
 
     def moments(self) -> np.ndarray:
         """The mean square of each channel, float64 [C], by the middles of the bins."""
@@ -47,15 +40,12 @@ class Channels:
         return self.counts @ channel_middles() ** 2 / total
 
     def merged(self, other: Channels) -> Channels:
-        return Channels(
-            self.counts + other.counts,
-            np.minimum(self.minimum, other.minimum),
-            np.maximum(self.maximum, other.maximum),
-        )
+        return Channels(self.counts + other.counts, np.maximum(self.amax, other.amax))
 
-    def divided(self, exponents: np.ndarray) -> Histogram:
+    def divided(self, exponents: np.ndarray, *, signed: bool) -> Histogram:
         """The histogram of the tensor whose channels are divided by 2 ** exponents, integers [C]. A power of two moves
-        a bin onto another exactly; signs are lost, and the counts of a bin are spread evenly over its finer ones."""
+        a bin onto another exactly; of signs is kept whether there are any, and the counts of a bin are spread evenly
+        over its finer ones."""
         coarse = np.zeros(256 * 8, dtype=np.int64)
         for exponent in np.unique(exponents):
             counts = self.counts[exponents == exponent].sum(0)
@@ -68,10 +58,8 @@ class Channels:
         fine[0, 0] = coarse[0]
         counts = np.zeros(BINS, dtype=np.int64)
         counts[: BINS // 2] = fine.reshape(-1)
-        seen = self.maximum >= self.minimum
-        scales = np.exp2(-exponents[seen].astype(np.float64))
-        low, high = (float((bound[seen] * scales).min(initial=np.inf)) for bound in (self.minimum, -self.maximum))
-        return Histogram(counts, low + 0.0, -high + 0.0)
+        largest = float((self.amax * np.exp2(-exponents.astype(np.float64))).max(initial=0.0))
+        return Histogram(counts, -largest if signed else 0.0, largest)
 
 
 @dataclass(frozen=True)
@@ -196,7 +184,7 @@ def arrays_of(histograms: Histograms, made_from: Mapping[str, str] | None = None
             places = np.flatnonzero(channels.counts)
             arrays[f"channels/{index:05}/places"] = places.astype("<u4")
             arrays[f"channels/{index:05}/counts"] = channels.counts.reshape(-1)[places].astype("<u4")
-            arrays[f"channels/{index:05}/ranges"] = np.stack([channels.minimum, channels.maximum]).astype("<f4")
+            arrays[f"channels/{index:05}/amax"] = channels.amax.astype("<f4")
         if (sums := histograms[name].sums) is not None:
             arrays[f"sums/{index:05}"] = np.stack([sums.whole, sums.parts, sums.counts]).astype("<i8")
     return arrays
@@ -220,12 +208,12 @@ def histograms_from(arrays: Mapping[str, np.ndarray], where: str) -> dict[str, H
 
 
 def _channels_from(arrays: Mapping[str, np.ndarray], key: str) -> Channels | None:
-    if f"{key}/ranges" not in arrays:
+    if f"{key}/amax" not in arrays:
         return None
-    low, high = arrays[f"{key}/ranges"]
-    counts = np.zeros((len(low), CHANNEL_BINS), dtype=np.int64)
+    amax = arrays[f"{key}/amax"]
+    counts = np.zeros((len(amax), CHANNEL_BINS), dtype=np.int64)
     counts.reshape(-1)[arrays[f"{key}/places"]] = arrays[f"{key}/counts"]
-    return Channels(counts, low, high)
+    return Channels(counts, amax)
 
 
 def data_files(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:

@@ -266,24 +266,31 @@ def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return default if found is None else onnx.helper.get_attribute_value(found)
 
 
+def _along_first(channels: np.ndarray) -> Layout:
+    return Layout((0,), channels)
+
+
 def _convolution(found: _Found, index: int, node: onnx.NodeProto) -> _Answer:
     shape, x = found.weight(node.input[1]), found.layouts.get(node.input[0])
     if shape is None or (len(node.input) > 2 and node.input[2] and found.vector(node.input[2]) is None):
         return None
     groups = _attribute(node, "group", 1)
-    first, second = np.indices(shape[:2])
-    if node.op_type == "Conv":  # [out, in / groups, ...]
-        size = shape[0]
-        inward, outward = first // (size // groups) * shape[1] + second, first
-    else:  # [in, out / groups, ...]
-        size = shape[1] * groups
-        inward, outward = first, first // (shape[0] // groups) * shape[1] + second
+    size = shape[0] if node.op_type == "Conv" else shape[1] * groups
+
+    def grouped(channels: np.ndarray) -> Layout:
+        """The layout of channels of which each group has the second axis, and the groups are along the first."""
+        if groups == 1:
+            return Layout((1,), channels)
+        by_group = channels.reshape(groups, 1, shape[1])
+        return Layout((0, 1), np.broadcast_to(by_group, (groups, shape[0] // groups, shape[1])).reshape(shape[:2]))
+
+    inward, outward = (grouped, _along_first) if node.op_type == "Conv" else (_along_first, grouped)
     if x is not None and x.axes == (1,):
-        found.scale(index, 1, shape, Layout((0, 1), x.index[inward]), 1)
+        found.scale(index, 1, shape, inward(x.index), 1)
     else:
         found.fix(node.input[0])
     made = found.fresh(index, 1, size)
-    found.scale(index, 1, shape, Layout((0, 1), made.index[outward]), -1)
+    found.scale(index, 1, shape, outward(made.index), -1)
     if len(node.input) > 2 and node.input[2]:
         found.scale(index, 2, [size], Layout((0,), made.index), -1)
     return [made]

@@ -157,7 +157,7 @@ def rescaled(histograms: Mapping[str, Histogram], found: Scalable, exponents: np
         if name in found.layouts and histogram.channels is not None:
             index = found.layouts[name].index
             if exponents[index].any():
-                evened = histogram.channels.divided(exponents[np.unique(index)])
+                evened = histogram.channels.divided(exponents[np.unique(index)], signed=histogram.minimum < 0)
                 sums = histogram.sums and histogram.sums.divided(exponents[index].reshape(-1))
                 changed[name] = dataclasses.replace(evened, sums=sums)
     return changed
