@@ -1,4 +1,4 @@
-"""The command line: `qntz check TARGET`, `qntz rule CODE` and `qntz plugins`."""
+"""The command line: `qntz check TARGET`, `qntz rule CODE`, `qntz plugins` and `qntz sensitivity ENGINE`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qntz import cli_plugins
+from qntz import cli_plugins, cli_sensitivity
 from qntz.config import METHODS
 from qntz.errors import CheckError, ConfigError, QntzError, UsageError, did_you_mean, one_line
 from qntz.guard import guarded
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     rule.add_argument("rule", help="QZ012, or captured-device")
     rule.set_defaults(run=_rule)
     cli_plugins.add_parser(commands)
+    cli_sensitivity.add_parser(commands)
     return parser
 
 

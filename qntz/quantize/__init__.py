@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +19,12 @@ from qntz.graph_passes import apply_passes, require_known
 from qntz.histograms import Histogram
 from qntz.origins import Origin, origins
 from qntz.packed import Packed, packed, read_model
-from qntz.quantizable import WEIGHTED_OPS, Candidate, candidates, node_names
+from qntz.quantizable import WEIGHTED_OPS, node_names
 from qntz.quantize.auto import AUTO, Judge
-from qntz.quantize.biases import correct_biases
 from qntz.quantize.half import to_half
-from qntz.quantize.int8 import to_int8
-from qntz.quantize.ranges import calibration_cache_text, scale_of, thresholds, zeros
-from qntz.quantize.rescaling import rescale
+from qntz.quantize.patterns import excluded_by
+from qntz.quantize.prepared import prepare
+from qntz.quantize.ranges import calibration_cache_text, scale_of
 from qntz.quantize.twin import runnable
 from qntz.records import Arrays, Metric, Provided, ThresholdMethod
 
@@ -122,7 +120,18 @@ def quantize(
     come_from = origins(model, sources or {})
     if config.precision == "int8":
         judge = Judge(onnx_path, held_out, metric) if config.method == AUTO else None
-        model, result = _int8(model, onnx_path, histograms, config, methods, probes, judge, come_from)
+        ready = prepare(model, onnx_path, histograms, config, methods, probes, judge, come_from)
+        model, corrected = ready.graph()
+        result = {
+            "method": ready.method,
+            "compared": ready.compared,
+            "ranges": ready.ranges,
+            "quantized": tuple(candidate.node for candidate in ready.chosen),
+            "skipped": ready.skipped,
+            "rescaled": ready.rescaled,
+            "corrected": tuple(corrected),
+            "notes": () if ready.chosen else ("every node is excluded: nothing is quantized",),
+        }
         files.update(data or {})
     elif config.precision == "fp32":
         result = {"notes": ("exclude has no effect on fp32",) if config.exclude else ()}
@@ -165,106 +174,13 @@ def _require_finite(model: onnx.ModelProto, where: str) -> None:
             raise QuantizeError(f"initializer {tensor.name!r} holds {kind}", where=where, do="Repair the weights.")
 
 
-def _int8(
-    model: onnx.ModelProto,
-    onnx_path: Path,
-    histograms: Mapping[str, Histogram],
-    config: QuantizeConfig,
-    methods: Mapping[str, ThresholdMethod],
-    probes: Sequence[Arrays],
-    judge: Judge | None,
-    come_from: Mapping[str, Origin],
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    found = candidates(model)
-    excluded = _excluded(config.exclude, [candidate.node for candidate in found], come_from)
-    skipped = {c.node: excluded.get(c.node, c.refusal) for c in found if c.node in excluded or c.refusal}
-    wanted = [candidate for candidate in found if candidate.node not in skipped]
-    by_node: dict[str, list[int]] = {}
-    if config.rescale:
-        by_node, histograms = rescale(model, wanted, histograms, onnx_path, probes)
-    zero = zeros(wanted, histograms)
-    skipped.update(zero)
-    chosen = [candidate for candidate in wanted if candidate.node not in zero]
-    if not chosen and not excluded:
-        reasons = sorted(set(skipped.values()))
-        raise QuantizeError(
-            "int8 would quantize nothing",
-            why="; ".join(reasons) or "the graph has no Conv, ConvTranspose, Gemm or MatMul",
-            do="Choose another precision.",
-        )
-    own = _own_ranges(chosen, histograms, config, methods, come_from)
-    means = {name: sums.means for name, one in histograms.items() if (sums := one.sums) is not None}
-
-    def written(method: str, correct: bool) -> tuple[onnx.ModelProto, dict[str, float], list[str]]:
-        ranges = thresholds(chosen, histograms, methods[method], config.options)
-        ranges.update(own)
-        graph = to_int8(model, chosen, ranges)
-        return graph, ranges, correct_biases(graph, chosen, means) if correct else []
-
-    method, correct = config.method, config.correct_biases
-    if judge is not None:
-        if config.options:
-            raise QuantizeError("options are one method's", where="quantize.options", do="Name the method.")
-        choices = [
-            {"method": name, "correct_biases": biases}
-            for name in sorted(methods)
-            for biases in ((False, True) if correct else (False,))
-        ]
-        best = judge.best(
-            (names, lambda n=names: packed(written(n["method"], n["correct_biases"])[0], NAME)) for names in choices
-        )
-        method, correct = best["method"], best["correct_biases"]
-    graph, ranges, corrected = written(method, correct)
-    notes = () if chosen else ("every node is excluded: nothing is quantized",)
-    result = {
-        "method": method,
-        "compared": () if judge is None else tuple(judge.compared),
-        "ranges": ranges,
-        "quantized": tuple(candidate.node for candidate in chosen),
-        "skipped": dict(sorted(skipped.items())),
-        "rescaled": by_node,
-        "corrected": tuple(corrected),
-        "notes": notes,
-    }
-    return graph, result
-
-
-def _own_ranges(
-    chosen: Sequence[Candidate],
-    histograms: Mapping[str, Histogram],
-    config: QuantizeConfig,
-    methods: Mapping[str, ThresholdMethod],
-    come_from: Mapping[str, Origin],
-) -> dict[str, float]:
-    """The ranges of tensors whose readers have a method of their own (`config.layers`)."""
-    ranges: dict[str, float] = {}
-    owner: dict[str, str] = {}
-    for pattern, settings in config.layers.items():
-        where = f"quantize.layers.{pattern}"
-        name = str(settings.get("method", config.method))
-        if name not in methods:
-            raise QuantizeError(f"no threshold method {name!r}", where=where, do=did_you_mean(name, list(methods)))
-        matched = _matching(pattern, [candidate.node for candidate in chosen], come_from, where)
-        among = [candidate for candidate in chosen if candidate.node in matched]
-        for tensor, amax in thresholds(among, histograms, methods[name], settings.get("options", {})).items():
-            if owner.setdefault(tensor, pattern) != pattern and ranges[tensor] != amax:
-                raise QuantizeError(
-                    f"tensor {tensor!r} is given two ranges",
-                    where=where,
-                    why=f"{owner[tensor]!r} matches another of its readers",
-                    do="Give all that read it one method.",
-                )
-            ranges[tensor] = amax
-    return ranges
-
-
 def _half(
     model: onnx.ModelProto, config: QuantizeConfig, come_from: Mapping[str, Origin]
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     # If and Loop follow what their subgraphs hold, which patterns do not reach.
     named = zip(model.graph.node, node_names(model.graph), strict=True)
     names = [name for node, name in named if not any(subgraphs(attribute) for attribute in node.attribute)]
-    excluded = _excluded(config.exclude, names, come_from)
+    excluded = excluded_by(config.exclude, names, come_from)
     half = to_half(model, config.precision, frozenset(excluded))
     skipped = {**half.float32, **excluded}
     quantized = tuple(name for name in names if name not in skipped)
@@ -280,32 +196,6 @@ def _idle(config: QuantizeConfig) -> tuple[str, ...]:
         if getattr(config, name) != getattr(default, name)
     ]
     return tuple(f"{name} has no effect on {config.precision}" for name in idle)
-
-
-def _excluded(patterns: Sequence[str], names: Sequence[str], come_from: Mapping[str, Origin]) -> dict[str, str]:
-    """The reason by node of those that a pattern matches; raises QuantizeError where a pattern matches none."""
-    excluded: dict[str, str] = {}
-    for pattern in patterns:
-        for name in _matching(pattern, names, come_from, "quantize.exclude"):
-            excluded.setdefault(name, f"excluded by {pattern!r}")
-    return excluded
-
-
-def _matching(pattern: str, names: Sequence[str], come_from: Mapping[str, Origin], where: str) -> list[str]:
-    """The nodes that a pattern names, or whose module it names, or a module that this lies in."""
-    modules = {name: come_from[name].module for name in names if name in come_from}
-    matches = [
-        name
-        for name in names
-        if fnmatch.fnmatchcase(name, pattern)
-        or fnmatch.fnmatchcase(modules.get(name, ""), pattern)
-        or fnmatch.fnmatchcase(modules.get(name, ""), f"{pattern}.*")
-    ]
-    if not matches:
-        known = [*names, *dict.fromkeys(module for module in modules.values() if module)]
-        what = f"pattern {pattern!r} matches no node that would be quantized, and no module of one"
-        raise QuantizeError(what, where=where, do=did_you_mean(pattern, known))
-    return matches
 
 
 def _check(model: onnx.ModelProto, *, full: bool) -> None:
