@@ -21,10 +21,10 @@ from qntz.origins import Origin, origins
 from qntz.packed import Packed, packed, read_model
 from qntz.quantizable import WEIGHTED_OPS, node_names
 from qntz.quantize.auto import AUTO, Judge
+from qntz.quantize.cache import as_cache, as_json
 from qntz.quantize.half import to_half
 from qntz.quantize.patterns import excluded_by
 from qntz.quantize.prepared import prepare
-from qntz.quantize.ranges import calibration_cache_text, scale_of
 from qntz.quantize.twin import runnable
 from qntz.records import Arrays, Metric, Provided, ThresholdMethod
 
@@ -151,15 +151,14 @@ def quantize(
 
 
 def ranges_json(quantized: Quantized) -> dict[str, Any]:
-    """The content of ranges.json: amax and scale (amax / 127) of each quantized activation, in the tensor's units."""
-    tensors = {name: {"amax": amax, "scale": float(scale_of(amax))} for name, amax in quantized.ranges.items()}
-    return {"precision": quantized.precision, "method": quantized.method, "tensors": tensors}
+    """The content of ranges.json, as `qntz.quantize.cache.as_json` says."""
+    return as_json(quantized.ranges, quantized.precision, quantized.method)
 
 
 def calibration_cache(quantized: Quantized) -> bytes:
     """The ranges as TensorRT's calibration cache (TensorRT 10 and earlier); for other precisions than int8 it names no
     tensor (a file without a byte would make DVC warn at each run)."""
-    return calibration_cache_text(quantized.ranges).encode("utf-8")
+    return as_cache(quantized.ranges).encode("utf-8")
 
 
 def _require_finite(model: onnx.ModelProto, where: str) -> None:

@@ -1,10 +1,9 @@
-"""From histograms to ranges: thresholds by a method, scales, and TensorRT's calibration cache."""
+"""From histograms to ranges: thresholds by a method, and scales."""
 
 from __future__ import annotations
 
 import inspect
 import math
-import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,8 +15,6 @@ from qntz.quantizable import Candidate
 from qntz.records import ThresholdMethod
 
 INT8_MAX = 127
-TENSORRT_VERSION = 101600
-"""In the cache's header: TensorRT 10.16, the last line of versions that reads calibration caches."""
 
 
 def scale_of(amax: float) -> np.float32:
@@ -90,11 +87,3 @@ def _threshold(tensor: str, histogram: Histogram, method: ThresholdMethod, optio
             do="Choose another method, or exclude the node.",
         )
     return amax
-
-
-def calibration_cache_text(ranges: Mapping[str, float]) -> str:
-    """The calibration cache of TensorRT 10 and earlier: a header, then each tensor with the hex of its scale, float32,
-    big-endian."""
-    lines = [f"TRT-{TENSORRT_VERSION}-EntropyCalibration2"]
-    lines += [f"{tensor}: {struct.pack('>f', scale_of(ranges[tensor])).hex()}" for tensor in sorted(ranges)]
-    return "\n".join(lines) + "\n"
