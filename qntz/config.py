@@ -308,13 +308,15 @@ class ToleranceConfig:
 class QuantizeConfig:
     """The precision that stands in the graph; for int8 the threshold method with its options, whether channels of very
     unequal ranges are rescaled first, whether biases make up for the rounding of weights, and patterns (fnmatch, on
-    ONNX node names and module paths) of nodes that stay in floating point; `layers`: a method and options for some."""
+    ONNX node names and module paths) of nodes that stay in floating point; `layers`: a method and options for some;
+    `elsewhere`: the precision of what is not int8."""
 
     precision: str = "fp32"
     method: str = "mse"
     options: dict[str, Any] = field(default_factory=dict)
     rescale: bool = True
     correct_biases: bool = True
+    elsewhere: str = "fp32"
     exclude: list[str] = field(default_factory=list)
     layers: dict[str, Any] = field(default_factory=dict)
     tolerance: ToleranceConfig = field(default_factory=ToleranceConfig)
@@ -323,6 +325,7 @@ class QuantizeConfig:
 
     def __post_init__(self) -> None:
         _one_of(self.precision, PRECISIONS, "precision")
+        _one_of(self.elsewhere, ("fp32", "fp16"), "elsewhere")
         for pattern, settings in self.layers.items():
             where = f"layers.{pattern}"
             if not isinstance(settings, Mapping) or not settings:

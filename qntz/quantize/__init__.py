@@ -14,7 +14,7 @@ from qntz.artifacts import write_model
 from qntz.config import QuantizeConfig
 from qntz.errors import QuantizeError, did_you_mean, one_line
 from qntz.figures import Batch
-from qntz.graph import add_made_from, check, made_from, operators, subgraphs
+from qntz.graph import add_made_from, check, default_opset, made_from, operators, subgraphs
 from qntz.graph_passes import apply_passes, require_known
 from qntz.histograms import Histogram
 from qntz.origins import Origin, origins
@@ -29,6 +29,7 @@ from qntz.quantize.twin import runnable
 from qntz.records import Arrays, Metric, Provided, ThresholdMethod
 
 __all__ = ["Quantized", "calibration_cache", "quantize", "ranges_json", "runnable"]
+HALF_OPSET = 19  # the first with Q/DQ of half precision
 NAME = "quantized.onnx"  # in messages: the path that is written to may be a temporary one
 
 
@@ -132,6 +133,8 @@ def quantize(
             "corrected": tuple(corrected),
             "notes": () if ready.chosen else ("every node is excluded: nothing is quantized",),
         }
+        if config.elsewhere != "fp32":
+            model = _elsewhere(model, config.elsewhere, result)
         files.update(data or {})
     elif config.precision == "fp32":
         result = {"notes": ("exclude has no effect on fp32",) if config.exclude else ()}
@@ -173,6 +176,22 @@ def _require_finite(model: onnx.ModelProto, where: str) -> None:
             raise QuantizeError(f"initializer {tensor.name!r} holds {kind}", where=where, do="Repair the weights.")
 
 
+def _elsewhere(model: onnx.ModelProto, precision: str, result: dict[str, Any]) -> onnx.ModelProto:
+    """The graph with Q/DQ in half precision beside int8; adds to `result` what stays float32, and why."""
+    opset = default_opset(model)
+    if opset < HALF_OPSET:
+        raise QuantizeError(
+            f"opset {opset} has no Q/DQ of {precision}",
+            where="quantize.elsewhere",
+            do=f"Set export.opset to {HALF_OPSET} or more.",
+        )
+    half = to_half(model, precision)
+    kept = {name: why for name, why in half.float32.items() if name not in result["quantized"]}
+    result["skipped"] = dict(sorted({**result["skipped"], **kept}.items()))
+    result["notes"] += tuple(half.notes)
+    return half.model
+
+
 def _half(
     model: onnx.ModelProto, config: QuantizeConfig, come_from: Mapping[str, Origin]
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
@@ -191,7 +210,7 @@ def _idle(config: QuantizeConfig) -> tuple[str, ...]:
     default = QuantizeConfig()
     idle = [
         name
-        for name in ("method", "options", "layers", "rescale", "correct_biases")
+        for name in ("method", "options", "layers", "rescale", "correct_biases", "elsewhere")
         if getattr(config, name) != getattr(default, name)
     ]
     return tuple(f"{name} has no effect on {config.precision}" for name in idle)

@@ -14,6 +14,8 @@ from tests.pipeline.conftest import new_project
 pytestmark = pytest.mark.slow
 # Parameters by their papers: ResNet-50 has 25.6 million, ViT-B/16 86.6, BERT base 109.5 (and a head of two classes).
 MILLIONS = {"resnet50": (25.4, 25.7), "vit_base": (86.4, 86.7), "bert_base": (109.3, 109.6)}
+# Convolutions and linear layers by the papers, and two products a layer of attention.
+QUANTIZED = {"resnet50": 54, "vit_base": 1 + 12 * 8 + 1, "bert_base": 12 * 8 + 1}
 
 
 @pytest.fixture
@@ -24,12 +26,13 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", MILLIONS)
-def test_a_large_model_becomes_a_half_precision_engine(name: str, folder: Path) -> None:
+def test_a_large_model_becomes_engines_of_half_precision_and_of_int8(name: str, folder: Path) -> None:
     pytest.importorskip("transformers")
     project = new_project(folder / "project")
-    project.params(f"models: {{{name}: {{}}}}\nengines: {{half: {{model: {name}, quantize: {{use: fp16}}}}}}\n")
+    half, int8 = (f"{{model: {name}, quantize: {{use: {use}}}}}" for use in ("fp16", "int8"))
+    project.params(f"models: {{{name}: {{}}}}\nengines: {{half: {half}, int8: {int8}}}\n")
     ran = project.repro()
-    assert {stage.partition("@")[2] for stage in ran} == {name, "half"}
+    assert {stage.partition("@")[2] for stage in ran} == {name, "half", "int8"}
     model = project.path / "build/models" / name
     least, most = MILLIONS[name]
     parameters = json.loads((model / "torchscript.json").read_text())["parameters"]
@@ -41,3 +44,7 @@ def test_a_large_model_becomes_a_half_precision_engine(name: str, folder: Path) 
     metrics = json.loads((model / "engines/half/metrics.json").read_text())
     assert metrics["sqnr_db"] > 40  # 11 bits of mantissa are 66 dB; some fifty layers cost up to a quarter of it
     assert metrics["engine_run"] == "yes" or metrics["engine_run"].startswith("no: ")
+    told = json.loads((model / "engines/int8/quantize.json").read_text())
+    assert len(told["quantized"]) >= QUANTIZED[name]
+    assert (model / "engines/int8/model.engine").stat().st_size > parameters / 2
+    assert told["figures"]["sqnr_db"] > 20
