@@ -309,7 +309,7 @@ class QuantizeConfig:
     """The precision that stands in the graph; for int8 the threshold method with its options, whether channels of very
     unequal ranges are rescaled first, whether biases make up for the rounding of weights, and patterns (fnmatch, on
     ONNX node names and module paths) of nodes that stay in floating point; `layers`: a method and options for some;
-    `elsewhere`: the precision of what is not int8."""
+    `elsewhere`: the precision of what is not int8; `least_db`: layers that keep less are told."""
 
     precision: str = "fp32"
     method: str = "mse"
@@ -317,6 +317,7 @@ class QuantizeConfig:
     rescale: bool = True
     correct_biases: bool = True
     elsewhere: str = "fp32"
+    least_db: float = 20.0
     exclude: list[str] = field(default_factory=list)
     layers: dict[str, Any] = field(default_factory=dict)
     tolerance: ToleranceConfig = field(default_factory=ToleranceConfig)
@@ -325,6 +326,7 @@ class QuantizeConfig:
 
     def __post_init__(self) -> None:
         _one_of(self.precision, PRECISIONS, "precision")
+        _at_least(self.least_db, 0, "least_db")
         _one_of(self.elsewhere, ("fp32", "fp16"), "elsewhere")
         for pattern, settings in self.layers.items():
             where = f"layers.{pattern}"

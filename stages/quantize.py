@@ -8,7 +8,7 @@ def work(job: Job) -> None:
     from qntz.artifacts import read_json, read_npz, read_runs, write_bytes, write_json, write_model
     from qntz.figures import gate, measure, metrics_of
     from qntz.histograms import data_files, histograms_from
-    from qntz.quantize import calibration_cache, quantize, ranges_json, runnable
+    from qntz.quantize import calibration_cache, poor, quantize, ranges_json, runnable
     from stages.testdata import held_out, metric, test_batches, test_samples
 
     config, paths, scored = job.config.quantize, job.paths, metric(job)
@@ -43,7 +43,7 @@ def work(job: Job) -> None:
     write_json(paths.ranges, ranges_json(quantized))
     write_bytes(paths.calibration_cache, calibration_cache(quantized))
     write_json(paths.quantize_json, {**quantized.as_dict(), "figures": told, "bytes": quantized.file.size})
-    for note in quantized.notes:
+    for note in (*poor(quantized.layers, config.least_db, job.root), *quantized.notes):
         job.say(f"note: {note}")
     job.say(
         f"{config.precision}, "

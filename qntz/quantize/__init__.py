@@ -23,12 +23,13 @@ from qntz.quantizable import WEIGHTED_OPS, node_names
 from qntz.quantize.auto import AUTO, Judge
 from qntz.quantize.cache import as_cache, as_json
 from qntz.quantize.half import to_half
+from qntz.quantize.losses import kept, poor
 from qntz.quantize.patterns import excluded_by
 from qntz.quantize.prepared import prepare
 from qntz.quantize.twin import runnable
 from qntz.records import Arrays, Metric, Provided, ThresholdMethod
 
-__all__ = ["Quantized", "calibration_cache", "quantize", "ranges_json", "runnable"]
+__all__ = ["Quantized", "calibration_cache", "poor", "quantize", "ranges_json", "runnable"]
 HALF_OPSET = 19  # the first with Q/DQ of half precision
 NAME = "quantized.onnx"  # in messages: the path that is written to may be a temporary one
 
@@ -43,6 +44,7 @@ class Quantized:
         ranges: the largest magnitude of each quantized activation, by tensor.
         quantized: names of the nodes in the lower precision, those of subgraphs left out. skipped: the reason by node.
         passes: what became of each graph pass. notes: what the user should know, a sentence each.
+        layers: what each node in int8 keeps of its input and weight, and where it comes from, as `losses.kept` says.
         corrected: the nodes whose biases make up for the rounding of their weights.
         rescaled: the powers of two by which channels were divided, by the node that makes them.
         operators_before, operators_after: how often each operator occurs.
@@ -55,6 +57,7 @@ class Quantized:
     ranges: dict[str, float] = field(default_factory=dict)
     quantized: tuple[str, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
     rescaled: dict[str, list[int]] = field(default_factory=dict)
     corrected: tuple[str, ...] = ()
     passes: list[dict[str, Any]] = field(default_factory=list)
@@ -70,6 +73,7 @@ class Quantized:
             "compared": list(self.compared),
             "quantized": list(self.quantized),
             "skipped": self.skipped,
+            "layers": self.layers,
             "rescaled": self.rescaled,
             "corrected": list(self.corrected),
             "passes": self.passes,
@@ -116,9 +120,9 @@ def quantize(
     if config.method not in (*methods, AUTO):
         do = did_you_mean(config.method, [*methods, AUTO])
         raise QuantizeError(f"no threshold method {config.method!r}", where="quantize.method", do=do)
-    _require_finite(model, onnx_path.name)
     before, files = operators(model), made_from(model)
     come_from = origins(model, sources or {})
+    _require_finite(model, onnx_path.name, come_from)
     if config.precision == "int8":
         judge = Judge(onnx_path, held_out, metric) if config.method == AUTO else None
         ready = prepare(model, onnx_path, histograms, config, methods, probes, judge, come_from)
@@ -129,6 +133,7 @@ def quantize(
             "ranges": ready.ranges,
             "quantized": tuple(candidate.node for candidate in ready.chosen),
             "skipped": ready.skipped,
+            "layers": kept(ready, come_from),
             "rescaled": ready.rescaled,
             "corrected": tuple(corrected),
             "notes": () if ready.chosen else ("every node is excluded: nothing is quantized",),
@@ -164,7 +169,7 @@ def calibration_cache(quantized: Quantized) -> bytes:
     return as_cache(quantized.ranges).encode("utf-8")
 
 
-def _require_finite(model: onnx.ModelProto, where: str) -> None:
+def _require_finite(model: onnx.ModelProto, where: str, come_from: Mapping[str, Origin]) -> None:
     """Refuses NaN in any initializer, and infinity in a weight; a mask that is added to scores may be infinite."""
     weights = {name for node in model.graph.node if node.op_type in WEIGHTED_OPS for name in node.input}
     for tensor in model.graph.initializer:
@@ -173,7 +178,11 @@ def _require_finite(model: onnx.ModelProto, where: str) -> None:
         values = onnx.numpy_helper.to_array(tensor)
         kind = "NaN" if np.isnan(values).any() else "infinity" if np.isinf(values).any() else ""
         if kind == "NaN" or (kind and tensor.name in weights):
-            raise QuantizeError(f"initializer {tensor.name!r} holds {kind}", where=where, do="Repair the weights.")
+            named = zip(node_names(model.graph), model.graph.node, strict=True)
+            reader = next((name for name, node in named if tensor.name in node.input), "")
+            module = come_from.get(reader, Origin()).module
+            place = f"{where}, module {module}" if module else where
+            raise QuantizeError(f"initializer {tensor.name!r} holds {kind}", where=place, do="Repair the weights.")
 
 
 def _elsewhere(model: onnx.ModelProto, precision: str, result: dict[str, Any]) -> onnx.ModelProto:

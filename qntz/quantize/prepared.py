@@ -31,6 +31,7 @@ class Prepared:
 
     Attributes:
         model: the float graph, rescaled. chosen: the nodes to quantize. ranges: amax by tensor.
+        histograms: of the rescaled graph, by tensor.
         means: of activations, by tensor, float64 by channel. correct: whether biases make up for the rounding of
             weights.
         method: of the thresholds. skipped: the reason by node. rescaled: the exponents of channels by node.
@@ -40,6 +41,7 @@ class Prepared:
     model: onnx.ModelProto
     chosen: tuple[Candidate, ...]
     ranges: dict[str, float]
+    histograms: Mapping[str, Histogram]
     means: dict[str, np.ndarray]
     correct: bool
     method: str
@@ -93,7 +95,9 @@ def prepare(
     def ready(method: str, correct: bool, compared: Sequence[dict[str, Any]] = ()) -> Prepared:
         ranges = {**thresholds(chosen, histograms, methods[method], config.options), **own}
         skips = dict(sorted(skipped.items()))
-        return Prepared(model, tuple(chosen), ranges, means, correct, method, skips, by_node, tuple(compared))
+        return Prepared(
+            model, tuple(chosen), ranges, histograms, means, correct, method, skips, by_node, tuple(compared)
+        )
 
     if judge is None:
         return ready(config.method, config.correct_biases)

@@ -1,0 +1,71 @@
+"""What each quantized layer keeps of its inputs and of its weight, from the histograms and the weights alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from qntz.histograms import Histogram
+from qntz.origins import Origin
+from qntz.quantizable import Candidate
+from qntz.quantize.prepared import Prepared
+from qntz.quantize.ranges import INT8_MAX
+from qntz.statements import shown
+
+
+def kept(prepared: Prepared, come_from: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
+    """By node: `input_db`, the SQNR in dB of the noisiest of its inputs, `weight_db`, that of its weight, None where it
+    has none, and its `module` and `statement`."""
+    held = {tensor.name: tensor for tensor in prepared.model.graph.initializer}
+    inputs = {name: input_db(prepared.histograms[name], amax) for name, amax in prepared.ranges.items()}
+    told = {}
+    for one in prepared.chosen:
+        origin = come_from.get(one.node, Origin())
+        told[one.node] = {
+            "input_db": round(min(inputs[tensor] for tensor in one.activations), 2),
+            "weight_db": None if one.weight is None else round(_weight_db(one, held[one.weight]), 2),
+            "module": origin.module,
+            "statement": origin.statement,
+        }
+    return told
+
+
+def poor(layers: Mapping[str, Mapping[str, Any]], least_db: float, root: Path) -> list[str]:
+    """A sentence for each layer, as `kept` tells them, that keeps less than `least_db` of an input or of its weight,
+    with its line in the source below `root`."""
+    told = []
+    for node, one in layers.items():
+        place = [one["module"], shown(one["statement"], root) if one["statement"] else ""]
+        where = f" ({', '.join(filter(None, place))})" if any(place) else ""
+        for part in ("input", "weight"):
+            if one[f"{part}_db"] is not None and one[f"{part}_db"] < least_db:
+                told.append(f"{node}{where} keeps {one[f'{part}_db']:g} dB of its {part}")
+    return told
+
+
+def input_db(histogram: Histogram, amax: float) -> float:
+    """The SQNR of int8 on what the histogram saw, in dB, at most 200: what rounds to 0 is lost, of what is clipped the
+    rest, and of all else a twelfth of the squared step."""
+    values, counts = histogram.magnitudes()
+    step = amax / INT8_MAX
+    error = np.where(values < step / 2, values**2, step**2 / 12) + np.maximum(values - amax, 0.0) ** 2
+    return _decibels(float(counts @ values**2), float(counts @ error))
+
+
+def _weight_db(one: Candidate, tensor: onnx.TensorProto) -> float:
+    weight = onnx.numpy_helper.to_array(tensor).astype(np.float64)
+    others = tuple(axis for axis in range(weight.ndim) if axis != one.axis)
+    steps = np.abs(weight).max(others, keepdims=True) / INT8_MAX
+    rounded = np.rint(weight / np.where(steps > 0, steps, 1.0)) * steps
+    return _decibels(float((weight**2).sum()), float(((weight - rounded) ** 2).sum()))
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if not noise:
+        return 200.0
+    return min(10 * math.log10(signal / noise), 200.0) if signal else -200.0
