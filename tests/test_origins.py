@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,20 +55,30 @@ def line(mark: str) -> int:
     )
 
 
-@pytest.mark.parametrize("method", ["trace", "dynamo"])
-def test_every_weighted_node_is_told_by_module_and_line(method: str) -> None:
+def told(method: str) -> None:
+    """Prints modules and statements of the weighted nodes, in order, as JSON."""
     torch.manual_seed(0)
     x = np.random.default_rng(0).normal(size=(2, 5, 6)).astype(np.float32)
     exported = export(capture(Net().eval(), {"x": x}, [{"x": np.concatenate([x, x])}], method=method))
     model = _onnxsim(onnx.load_from_string(exported.data))
     come_from = origins(model, exported.sources)
-    assert come_from.keys() == {node.name or "" for node in model.graph.node} or len(come_from) == len(model.graph.node)
-    told = [come_from[candidate.node] for candidate in candidates(model)]
+    assert len(come_from) == len(model.graph.node)
+    print(json.dumps([dataclasses.astuple(come_from[candidate.node]) for candidate in candidates(model)]))
+
+
+@pytest.mark.parametrize("method", ["trace", "dynamo"])
+def test_every_weighted_node_is_told_by_module_and_line(method: str) -> None:
+    """In a process of its own, as stages are: torch's exporter shortens paths that it has met in a process before."""
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-c", f"from tests.test_origins import told; told({method!r})"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
     modules = [f"blocks.{number}.{part}" for number in (0, 1) for part in ("first", "second")]
-    assert [origin.module for origin in told] == [*modules, ""]
-    lines = [line_of(origin.statement, Path(__file__).parent.parent) for origin in told]
+    assert [module for module, _ in found] == [*modules, ""]
+    lines = [line_of(statement, root) for _, statement in found]
     wanted = [line(mark) for mark in ("the first", "the second", "the first", "the second", "the product")]
-    assert [found and found[1] for found in lines] == wanted
+    assert [place and place[1] for place in lines] == wanted
 
 
 def test_what_nothing_tells_of_has_no_origin() -> None:
