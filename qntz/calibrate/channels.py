@@ -49,6 +49,7 @@ class ChannelCounts:
         self._plain = np.array_equal(self._local, np.arange(layout.index.size))
         self._counts = np.zeros((len(channels), CHANNEL_BINS), dtype=np.int32)
         self._amax = np.zeros(len(channels), dtype=np.float32)
+        self._added = 0
 
     def seen(self, values: np.ndarray, *, large: bool, signed: bool) -> Seen:
         """What these values show: the largest magnitudes of all, and where there are many, the rest of every 61st
@@ -73,7 +74,11 @@ class ChannelCounts:
             self._sums = seen.sums if self._sums is None else self._sums.merged(seen.sums)
         if seen.bins is not None:
             np.maximum(self._amax, seen.amax, out=self._amax)
-            np.add.at(self._counts.reshape(-1), seen.bins, np.int32(seen.stride))  # of its type: else 50 times slower
+            self._added += seen.stride * len(seen.bins)
+            if self._added > np.iinfo(np.int32).max and self._counts.dtype == np.int32:
+                self._counts = self._counts.astype(np.int64)
+            stride = self._counts.dtype.type(seen.stride)  # of its type: else it is 50 times slower
+            np.add.at(self._counts.reshape(-1), seen.bins, stride)
 
     def channels(self) -> Channels | None:
         """Of a tensor that can be rescaled."""

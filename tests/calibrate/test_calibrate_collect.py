@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qntz.artifacts import npz_bytes
 from qntz.calibrate import collect, quantizable_tensors
+from qntz.calibrate.channels import ChannelCounts
 from qntz.calibrate.tapped import Tapped
 from qntz.errors import ArtifactError, DataError, QntzError
 from qntz.histograms import Histogram, arrays_of, coprime_stride, histogram_of
+from qntz.scalable import Layout
 
 RNG = np.random.default_rng(7)
 IMAGES = RNG.normal(0, 1, (13, 3, 6, 5)).astype(np.float32)
@@ -196,6 +199,18 @@ def test_channels_are_counted_each_by_itself_in_blocks_and_in_order(tmp_path, ch
         expected[0] += (values == 0).sum()
         assert np.abs(np.cumsum(counts) - np.cumsum(expected)).max() <= 2  # another kernel rounds otherwise
     np.testing.assert_allclose(seen.moments(), (by_channel**2).mean(1), rtol=0.05)
+
+
+def test_counts_of_channels_outgrow_32_bits():
+    counts = ChannelCounts(Layout((1,), np.arange(1, 3)), None, 0)
+    values = np.float32([[1, 2], [1, 4]])
+    seen = dataclasses.replace(counts.seen(values, large=False, signed=False), stride=2**30)
+    for _ in range(3):
+        counts.add(seen)
+    found = counts.channels()
+    assert found.counts.sum() == 3 * 4 * 2**30
+    assert found.counts[0].max() == 6 * 2**30  # both ones, three times
+    assert found.amax.tolist() == [1, 4]
 
 
 def test_a_channel_on_several_axes_is_found_in_each_sample(tmp_path):
