@@ -104,7 +104,7 @@ class _Ready:
         from qntz.origins import origins
         from qntz.packed import read_model
         from qntz.plugins import load
-        from qntz.quantize.auto import Judge
+        from qntz.quantize.auto import AUTO, Judge
         from qntz.samples import TEST_BATCH, batch_size, batches, open_samples
 
         plugins = load(root, "quantize")
@@ -120,7 +120,8 @@ class _Ready:
         samples = list(open_samples(model.data.test, sources, model.inputs, model.dims, root, "model.data.test"))
         size, least = batch_size(TEST_BATCH, model.inputs, model.dims)
         self.judge = Judge(files.simplified, list(batches(samples[: limit or None], model.inputs, size, least)), metric)
-        self._held_out = list(batches(read_runs(files.held_out), model.inputs, size, least))
+        held = read_runs(files.held_out) if config.quantize.method == AUTO else []
+        self._held_out = list(batches(held, model.inputs, size, least))
         self.come_from = origins(read_model(files.simplified), read_json(files.sources))
         self._config, self._files, self._metric = config.quantize, files, metric
         self._histograms = histograms_from(read_npz(files.histograms), str(files.histograms))
@@ -184,7 +185,7 @@ def _print(found: Sequence[Cost], judge: Judge, root: Path) -> None:
     for cost in found:
         share = cost.noise / total
         bar = "█" * max(round(share * BAR), 1 if share > 0.005 else 0)
-        row = [f"{cost.sqnr_db:.1f} dB" if math.isfinite(cost.sqnr_db) else "exact"]
+        row = [f"{cost.sqnr_db:.1f} dB" if math.isfinite(cost.sqnr_db) else "exact" if cost.sqnr_db > 0 else "broken"]
         if cost.score is not None and judge.unquantized is not None:
             row.append(f"{cost.score - judge.unquantized:+.4f}")
         source = shown(cost.origin.statement, root) if cost.origin.statement else ""

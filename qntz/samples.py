@@ -121,9 +121,9 @@ class HeldOut:
         samples: those held out, in an order of their contents; at most a quarter of all.
     """
 
-    def __init__(self, samples: Iterable[Arrays], count: int) -> None:
-        """count: how many are held out, 0 or more."""
-        self._source, self._count = samples, count
+    def __init__(self, samples: Iterable[Arrays], count: int, least: int = 1) -> None:
+        """count: how many are held out, 0 or more. least: they are a multiple of it, what a model takes at a time."""
+        self._source, self._count, self._least = samples, count, least
         self.samples: list[Arrays] = []
 
     def __iter__(self) -> Iterator[Arrays]:
@@ -134,7 +134,7 @@ class HeldOut:
             bisect.insort(held, (_digest(sample), total, sample), key=lambda entry: entry[:2])
             if len(held) > self._count:
                 yield held.pop()[2]
-        while len(held) > total // 4:
+        while len(held) > total // 4 or len(held) % self._least:
             yield held.pop()[2]
         self.samples = [sample for _, _, sample in held]
 

@@ -130,7 +130,7 @@ def divide(model: onnx.ModelProto, found: Scalable, exponents: np.ndarray) -> No
             raise ValueError(f"{tensor.name!r} leaves float32")
         if uses[tensor.name] > 1:
             uses[tensor.name] -= 1
-            tensor = graph.initializer.add(name=f"{tensor.name}/divided/{node.output[0]}")
+            tensor = graph.initializer.add(name=f"{tensor.name}/divided/{node.output[0]}/{slot}")
             node.input[slot] = tensor.name
         tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(scaled), tensor.name))
 
@@ -153,7 +153,8 @@ class _Found:
             for value in (*told.value_info, *told.input, *told.output)
             if value.type.tensor_type.HasField("shape") and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         }
-        self.weights = {tensor.name: tensor for tensor in graph.initializer}
+        shown = {value.name for value in (*graph.input, *graph.output)}  # a caller may give them, or sees them
+        self.weights = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in shown}
         self.uses = Counter(name for node in nodes_of(graph) for name in node.input)
         self.outputs = {output.name for output in graph.output}
 
@@ -381,7 +382,7 @@ def _pad(found: _Found, index: int, node: onnx.NodeProto) -> _Answer:
     x = found.layouts.get(node.input[0])
     pads, rank = found.constant(node.input[1]) if len(node.input) > 1 else None, found.rank(node.input[0])
     value = found.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
-    plain = pads is not None and len(pads) == 2 * rank and value is not None and not value.any()
+    plain = len(node.input) < 4 and pads is not None and len(pads) == 2 * rank and value is not None and not value.any()
     if x is None or not plain or any(pads[axis] or pads[axis + rank] for axis in x.axes):  # type: ignore[index]
         return None
     return [x]
@@ -394,6 +395,8 @@ def _pooled(found: _Found, index: int, node: onnx.NodeProto) -> _Answer:
 
 def _resized(found: _Found, index: int, node: onnx.NodeProto) -> _Answer:
     x = found.layouts.get(node.input[0])
+    if _attribute(node, "extrapolation_value", 0.0):
+        return None
     return [x] if x is not None and x.axes == (1,) else None  # _fits holds the number of channels against it
 
 

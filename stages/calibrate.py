@@ -24,10 +24,10 @@ def work(job: Job) -> None:
             do="Name a source; qntz never calibrates on random data.",
         )
     sources = job.plugins.records("qntz_data_sources")
-    samples = HeldOut(
-        open_samples(data, sources, model.inputs, model.dims, job.root, "model.data.calibrate"), config.held_out
-    )
     size, least = batch_size(config.batch_size, model.inputs, model.dims)
+    samples = HeldOut(
+        open_samples(data, sources, model.inputs, model.dims, job.root, "model.data.calibrate"), config.held_out, least
+    )
     with Bar(f"calibrate {job.name}") as progress:
         histograms = collect(
             job.of.simplified,

@@ -159,6 +159,12 @@ def test_the_same_samples_are_held_out_whatever_their_order(count: int, wanted: 
     assert len(next(iter(found))) == held
 
 
+def test_what_is_held_out_is_a_multiple_of_what_a_model_takes():
+    for wanted, least, held in ((16, 32, 0), (16, 8, 16), (15, 4, 12), (64, 32, 32)):
+        parts = HeldOut(numbered(128), wanted, least)
+        assert (len(list(parts)), len(parts.samples)) == (128 - held, held)
+
+
 def test_equal_samples_are_held_out_too() -> None:
     parts = HeldOut([{"x": np.zeros(2)} for _ in range(12)], 2)
     assert (len(list(parts)), len(parts.samples)) == (10, 2)

@@ -67,7 +67,8 @@ class Judge:
             told = self.figures(make())
             finite = {name: round(value, 6) if math.isfinite(value) else None for name, value in told.items()}
             self.compared.append({**names, **finite})
-            reached = (told.get(self.metric.name, 0.0) if self.metric else 0.0, told.get("sqnr_db", 0.0))
+            score = told.get(self.metric.name, 0.0) if self.metric else 0.0
+            reached = (-math.inf if math.isnan(score) else score, told.get("sqnr_db", 0.0))
             if highest is None or reached > highest:
                 best, highest = names, reached
         return best

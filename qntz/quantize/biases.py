@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,17 +31,22 @@ def correct_biases(model: onnx.ModelProto, chosen: Sequence[Candidate], means: M
     uses.update(output.name for output in graph.output)
     readers = {name: node for node in graph.node for name in node.input}
     by_name = {candidate.node: candidate for candidate in chosen}
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.input, *graph.output)
+    }
     corrected = []
     for node in list(graph.node):
         candidate = by_name.get(node.name)
         if candidate is None or candidate.weight is None or candidate.activations[0] not in means:
             continue
         place = _bias(node, held, uses, readers)
-        shift = _shift(node, candidate, held, means[candidate.activations[0]])
+        shift = _shift(node, candidate, held, means[candidate.activations[0]], shapes)
         if place is None or shift is None or not shift.any():
             continue
         reader, slot = place
-        bias = numpy_helper.to_array(held[reader.input[slot]]) if slot < len(reader.input) else np.zeros(len(shift))
+        present = slot < len(reader.input) and bool(reader.input[slot])
+        bias = numpy_helper.to_array(held[reader.input[slot]]) if present else np.zeros(len(shift))
         name = f"{candidate.weight}/bias_corrected/{reader.output[0]}"
         array = (bias.astype(np.float64) + shift).astype(np.float32)
         graph.initializer.append(numpy_helper.from_array(array, name))
@@ -83,9 +89,13 @@ def _is_vector(tensor: onnx.TensorProto) -> bool:
 
 
 def _shift(
-    node: onnx.NodeProto, candidate: Candidate, held: Mapping[str, onnx.TensorProto], means: np.ndarray
+    node: onnx.NodeProto,
+    candidate: Candidate,
+    held: Mapping[str, onnx.TensorProto],
+    means: np.ndarray,
+    shapes: Mapping[str, Sequence[int]],
 ) -> np.ndarray | None:
-    """What is to be added to each output channel, float64; None where the means are of another axis."""
+    """What is to be added to each output channel, float64; None where that is not known."""
     attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
     weight = numpy_helper.to_array(held[candidate.weight or ""]).astype(np.float64)
     axis = candidate.axis or 0
@@ -98,14 +108,44 @@ def _shift(
         shift = (lost if axis == 1 else lost.T).T @ means * attributes.get("alpha", 1.0)
         return np.asarray(shift / attributes.get("beta", 1.0)) if attributes.get("beta", 1.0) else None
     groups = attributes.get("group", 1)
-    by_pair = lost.sum(tuple(range(2, lost.ndim)))  # Conv [out, in / groups], ConvTranspose [in, out / groups]
+    taken = _taken(node, attributes, weight.shape[2:], shapes)
+    if taken is None:
+        return None
+    by_pair = (lost * taken).sum(
+        tuple(range(2, lost.ndim))
+    )  # Conv [out, in / groups], ConvTranspose [in, out / groups]
     inputs = by_pair.shape[1] * groups if node.op_type == "Conv" else by_pair.shape[0]
     if len(means) != inputs:
         return None
-    if node.op_type == "Conv":
-        split = by_pair.reshape(groups, -1, by_pair.shape[1])
-        return np.einsum("goi,gi->go", split, means.reshape(groups, -1)).reshape(-1)
-    # Each output of a transposed convolution takes a part of the kernel; on average it is 1 / the strides of it.
     split = by_pair.reshape(groups, -1, by_pair.shape[1])
-    strides = np.prod(attributes.get("strides", [1]))
-    return np.einsum("gio,gi->go", split, means.reshape(groups, -1)).reshape(-1) / strides
+    pattern = "goi,gi->go" if node.op_type == "Conv" else "gio,gi->go"
+    return np.einsum(pattern, split, means.reshape(groups, -1)).reshape(-1)
+
+
+def _taken(
+    node: onnx.NodeProto, attributes: Mapping[str, Any], kernel: Sequence[int], shapes: Mapping[str, Sequence[int]]
+) -> np.ndarray | float | None:
+    """How many elements of the input an output takes through each tap of the kernel, on average over the outputs: less
+    than one where taps reach over the border. None where the sizes that it depends on are not known."""
+    rank = len(kernel)
+    strides, dilations = (list(attributes.get(name, [1] * rank)) for name in ("strides", "dilations"))
+    pads = list(attributes.get("pads", [0] * (2 * rank)))
+    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        return None
+    if node.op_type == "Conv" and not any(pads):
+        return 1.0
+    read = node.input[0].removesuffix("_DequantizeLinear_Output")
+    sizes = [list(shapes.get(name, []))[2:] for name in (read, node.output[0])]
+    if any(len(one) != rank or not all(one) for one in sizes):
+        return None
+    taken: np.ndarray = np.ones(())
+    for axis, (before, after) in enumerate(zip(*sizes, strict=True)):
+        taps = np.arange(kernel[axis])[:, None] * dilations[axis] - pads[axis]
+        if node.op_type == "Conv":
+            met = np.arange(after) * strides[axis] + taps
+            inside = (met >= 0) & (met < before)
+        else:
+            met = np.arange(before) * strides[axis] + taps
+            inside = (met >= 0) & (met < after)
+        taken = taken[..., None] * (inside.sum(1) / after)
+    return taken

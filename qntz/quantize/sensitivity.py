@@ -35,7 +35,7 @@ class Cost:
     @property
     def noise(self) -> float:
         """Over the output's power."""
-        return 10.0 ** (-self.sqnr_db / 10)
+        return 10.0 ** (-max(self.sqnr_db, -100.0) / 10)  # of a broken output as much as counts
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,22 @@ CASES = {
     "conv without a bias": (image, [node("Conv", ["w"])], {"w": (4, 6, 3, 3)}),
     "conv in groups": (image, [node("Conv", ["w", "b"], group=3)], {"w": (9, 2, 1, 1), "b": (9,)}),
     "depthwise": (image, [node("Conv", ["w"], group=6)], {"w": (6, 1, 2, 2)}),
+    "dilated and padded": (
+        image,
+        [node("Conv", ["w", "b"], dilations=[3, 4], pads=[3, 4, 3, 4])],
+        {"w": (4, 6, 3, 3), "b": (4,)},
+    ),
+    "padded and strided": (
+        image,
+        [node("Conv", ["w"], strides=[2, 1], pads=[1, 0, 0, 2])],
+        {"w": (4, 6, 3, 3)},
+    ),
+    "empty bias": (image, [node("Conv", ["w", ""])], {"w": (4, 6, 2, 2)}),
+    "transposed with all attributes": (
+        image,
+        [node("ConvTranspose", ["w"], strides=[2, 3], pads=[1, 0, 0, 1], output_padding=[1, 0], dilations=[1, 2])],
+        {"w": (6, 4, 3, 3)},
+    ),
     "transposed": (image, [node("ConvTranspose", ["w", "b"], strides=[2, 2])], {"w": (6, 4, 2, 2), "b": (4,)}),
     "gemm": (rows, [node("Gemm", ["w", "b"])], {"w": (6, 5), "b": (5,)}),
     "gemm with factors": (
