@@ -41,7 +41,8 @@ def open_samples(
     given = 0
     for given, sample in enumerate(_opened(sources[name], options, root, where), start=1):
         file = f" ({sample[FILE]})" if isinstance(sample, Mapping) and FILE in sample and FILE not in inputs else ""
-        yield checked(sample, inputs, dims, f"{where}, sample {given - 1}{file}")
+        sample = checked(sample, inputs, dims, f"{where}, sample {given - 1}{file}")
+        yield {name: array for name, array in sample.items() if name != FILE} if file else sample
         if limit is not None and given >= limit:
             return
     if given == 0:
@@ -129,8 +130,7 @@ class HeldOut:
     def __iter__(self) -> Iterator[Arrays]:
         held: list[tuple[str, int, Arrays]] = []
         total = 0
-        for total, named in enumerate(self._source, start=1):
-            sample = {name: array for name, array in named.items() if name != FILE}
+        for total, sample in enumerate(self._source, start=1):
             bisect.insort(held, (_digest(sample), total, sample), key=lambda entry: entry[:2])
             if len(held) > self._count:
                 yield held.pop()[2]

@@ -54,7 +54,7 @@ def open_npz(options: Mapping[str, Any], root: Path) -> Iterator[Arrays]:
         told = ", ".join(f"{name} {'no axis' if n is None else n}" for name, n in lengths.items())
         raise DataError("the arrays have unequal numbers of samples", where=file, why=told)
     for i in range(next(iter(lengths.values()), 0))[: options.get("count")]:
-        yield {**{name: np.asarray(column[i]) for name, column in columns.items()}, FILE: np.array(file)}
+        yield {FILE: np.array(file), **{name: np.asarray(column[i]) for name, column in columns.items()}}
 
 
 def open_npy(options: Mapping[str, Any], root: Path) -> Iterator[Arrays]:
@@ -90,7 +90,7 @@ def open_npy(options: Mapping[str, Any], root: Path) -> Iterator[Arrays]:
         raise DataError("the files have unequal numbers of samples", where="source npy", why=told)
     names = ", ".join(map(str, files.values()))
     for i in range(next(iter(lengths.values())) or 0)[: options.get("count")]:
-        yield {**{name: np.asarray(column[i]) for name, column in columns.items()}, FILE: np.array(names)}
+        yield {FILE: np.array(names), **{name: np.asarray(column[i]) for name, column in columns.items()}}
 
 
 def _one_a_file(options: Mapping[str, Any], root: Path) -> Iterator[Arrays]:
@@ -106,7 +106,7 @@ def _one_a_file(options: Mapping[str, Any], root: Path) -> Iterator[Arrays]:
         path = paths[index]
         file = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
         if path.suffix == ".npz":
-            yield {**_read(path, file), FILE: np.array(file)}
+            yield {FILE: np.array(file), **_read(path, file)}
         elif "input" in options:
             yield {str(options["input"]): np.asarray(_array(path, file)), FILE: np.array(file)}
         else:

@@ -194,6 +194,13 @@ def _elsewhere(model: onnx.ModelProto, precision: str, result: dict[str, Any]) -
             where="quantize.elsewhere",
             do=f"Set export.opset to {HALF_OPSET} or more.",
         )
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("_scale") and np.float16(onnx.numpy_helper.to_array(tensor).min(initial=1.0)) == 0:
+            raise QuantizeError(
+                f"a scale of {tensor.name.removesuffix('_scale')!r} is 0 in {precision}",
+                where="quantize.elsewhere",
+                do="Exclude the layer that reads it, or leave the rest in fp32.",
+            )
     half = to_half(model, precision)
     kept = {name: why for name, why in half.float32.items() if name not in result["quantized"]}
     result["skipped"] = dict(sorted({**result["skipped"], **kept}.items()))

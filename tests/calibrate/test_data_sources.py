@@ -39,7 +39,7 @@ def test_npz_gives_samples_without_batch_dimension_in_order(folder):
 def test_npz_takes_a_count_and_other_names(folder):
     options = {"file": "d.npz", "count": 2, "arrays": {"x": "image"}}
     samples = list(open_npz(options, folder))
-    assert [list(sample) for sample in samples] == [["x", "file"], ["x", "file"]]
+    assert [list(sample) for sample in samples] == [["file", "x"], ["file", "x"]]
     assert str(samples[0]["file"]) == "d.npz"
     assert np.array_equal(samples[1]["x"], IMAGES[1])
 

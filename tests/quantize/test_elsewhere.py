@@ -57,6 +57,17 @@ def test_below_opset_19_it_is_refused(graphs, bench):
         bench.quantized(model, histograms, precision="int8", elsewhere="fp8")
 
 
+def test_a_scale_that_half_cannot_hold_is_refused(graphs, bench):
+    model = with_opset(graphs.mlp(), 19)
+    weight = next(one for one in model.graph.initializer if one.name == "w2")
+    array = numpy_helper.to_array(weight).copy()
+    array[:, 1] *= 1e-7
+    weight.CopyFrom(numpy_helper.from_array(array, "w2"))
+    histograms = bench.calibrated(model, x=graphs.weight(9, 6, scale=1))
+    with pytest.raises(QuantizeError, match="^quantize.elsewhere: a scale of 'w2' is 0 in fp16. Exclude the layer"):
+        bench.quantized(model, histograms, precision="int8", elsewhere="fp16")
+
+
 def test_elsewhere_has_no_effect_on_other_precisions(graphs, bench):
     done = bench.quantized(with_opset(graphs.mlp(), 19), precision="fp32", elsewhere="fp16")
     assert "elsewhere has no effect on fp32" in done.notes
