@@ -100,6 +100,7 @@ class _Ready:
 
     def __init__(self, root: Path, config: Any, files: Any, limit: int) -> None:
         from qntz.artifacts import read_json, read_npz, read_runs
+        from qntz.figures import named_metric
         from qntz.histograms import histograms_from
         from qntz.origins import origins
         from qntz.packed import read_model
@@ -109,11 +110,7 @@ class _Ready:
 
         plugins = load(root, "quantize")
         model = config.model
-        metrics = plugins.records("qntz_metrics")
-        metric = metrics.get(model.metric) if model.metric is not None else None
-        if model.metric is not None and metric is None:
-            do = did_you_mean(model.metric, metrics)
-            raise ConfigError(f"no metric {model.metric!r}", where="model.metric", do=do)
+        metric = named_metric(model.metric, plugins.records("qntz_metrics"))
         if model.data.test is None:
             raise ConfigError("no test data", where="model.data.test", do="Name a source: layers are measured on it.")
         sources = plugins.records("qntz_data_sources")

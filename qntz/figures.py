@@ -18,7 +18,7 @@ import numpy as np
 
 from qntz.compare import Difference, require_parity, sqnr_db, worst_difference
 from qntz.config import ToleranceConfig
-from qntz.errors import DEBUG, DataError, ParityError, PluginError, QntzError, one_line
+from qntz.errors import DEBUG, ConfigError, DataError, ParityError, PluginError, QntzError, did_you_mean, one_line
 from qntz.records import Arrays, Metric
 
 Batch = tuple[Arrays, "np.ndarray | None"]
@@ -126,6 +126,13 @@ def measure(
         test_outputs=got,
         reference=list(reference),
     )
+
+
+def named_metric(name: str | None, metrics: Mapping[str, Metric]) -> Metric | None:
+    """The metric that a model names, if it names one; raises ConfigError where no plugin provides it."""
+    if name is not None and name not in metrics:
+        raise ConfigError(f"no metric {name!r}", where="model.metric", do=did_you_mean(name, metrics))
+    return None if name is None else metrics[name]
 
 
 def _is_sound(actual: Sequence[Arrays], expected: Sequence[Arrays], names: Collection[str]) -> bool:

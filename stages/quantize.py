@@ -8,7 +8,7 @@ def work(job: Job) -> None:
     from qntz.artifacts import read_json, read_npz, read_runs, write_bytes, write_json, write_model
     from qntz.figures import gate, measure, metrics_of
     from qntz.histograms import data_files, histograms_from
-    from qntz.quantize import calibration_cache, poor, quantize, ranges_json, runnable
+    from qntz.quantize import AUTO, calibration_cache, poor, quantize, ranges_json, runnable
     from stages.testdata import held_out, metric, test_batches, test_samples
 
     config, paths, scored = job.config.quantize, job.paths, metric(job)
@@ -24,7 +24,7 @@ def work(job: Job) -> None:
         passes=job.plugins.provided("qntz_graph_passes", phase="quantize"),
         data=data_files(arrays),
         probes=probes,
-        held_out=held_out(job) if config.method == "auto" else (),
+        held_out=held_out(job) if config.method == AUTO else (),
         metric=scored,
         sources=read_json(job.of.sources),
     )

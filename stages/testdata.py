@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from qntz.errors import ConfigError, did_you_mean
 from qntz.records import Arrays, Metric
 from qntz.samples import TEST_BATCH, batch_size, batches, open_samples
 from stages.entry import Job
@@ -36,8 +35,6 @@ def test_batches(job: Job, samples: list[Arrays]) -> list[tuple[Arrays, Any]]:
 
 def metric(job: Job) -> Metric | None:
     """The model's metric, if it names one; raises ConfigError where no plugin provides it."""
-    name = job.config.model.metric
-    metrics = job.plugins.records("qntz_metrics")
-    if name is not None and name not in metrics:
-        raise ConfigError(f"no metric {name!r}", where="model.metric", do=did_you_mean(name, metrics))
-    return metrics.get(name)
+    from qntz.figures import named_metric
+
+    return named_metric(job.config.model.metric, job.plugins.records("qntz_metrics"))

@@ -29,7 +29,7 @@ from qntz.quantize.prepared import prepare
 from qntz.quantize.twin import runnable
 from qntz.records import Arrays, Metric, Provided, ThresholdMethod
 
-__all__ = ["Quantized", "calibration_cache", "poor", "quantize", "ranges_json", "runnable"]
+__all__ = ["AUTO", "Quantized", "calibration_cache", "poor", "quantize", "ranges_json", "runnable"]
 HALF_OPSET = 19  # the first with Q/DQ of half precision
 NAME = "quantized.onnx"  # in messages: the path that is written to may be a temporary one
 
