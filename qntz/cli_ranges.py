@@ -28,6 +28,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("nothing to do", where=str(options.source), do="Name a target, or --against another file.")
     ranges = _read(options.source)
     if options.target is not None:
+        if options.target.is_dir():
+            raise UsageError("is a folder", where=str(options.target), do="Name a file.")
         if options.target.suffix == ".json":
             write_json(options.target, as_json(ranges, "int8", ""))
         else:

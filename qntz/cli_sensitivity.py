@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qntz.errors import ArtifactError, ConfigError, UsageError, did_you_mean
+from qntz.errors import ArtifactError, ConfigError, QuantizeError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from qntz.quantize.auto import Judge
@@ -27,11 +27,11 @@ BAR = 24
 
 def add_parser(commands: Any) -> None:
     """Adds the command to those of `qntz`."""
-    parser = commands.add_parser("sensitivity", help="what each quantized layer of an int8 engine costs")
+    parser = commands.add_parser("sensitivity", help="what each quantized layer of an engine costs")
     parser.add_argument("engine", metavar="ENGINE", help="an engine of params.yaml, after `dvc repro quantize@ENGINE`")
     parser.add_argument(
         "--budget",
-        help="what int8 may cost, of the metric, 0.5%%, or in SQNR, 35dB: writes what to exclude",
+        help="what quantization may cost, of the metric, 0.5%%, or in SQNR, 35dB: writes what to exclude",
     )
     parser.add_argument("--samples", type=int, default=0, help="of the test data to measure on (default: all)")
     parser.set_defaults(run=run)
@@ -60,7 +60,11 @@ def run(options: argparse.Namespace) -> int:
         if budget is not None:
             excluded, _ = fewest_excluded(prepared, ready.judge, found, budget, progress)
             left = [cost.node for cost in found if cost.node not in excluded]
-            while not budget.holds(figures := ready.figures(excluded), ready.judge) and left:
+            while not budget.holds(figures := ready.figures(excluded), ready.judge):
+                if not left:
+                    why = f"with no layer quantized it is {_told(figures)}"
+                    do = "Allow more, or set quantize.elsewhere: fp32."
+                    raise QuantizeError(f"{options.budget} cannot be kept", where="--budget", why=why, do=do)
                 excluded.append(left.pop(0))  # as it will be configured, other channels may be rescaled
     _print(found, ready.judge, root)
     if budget is not None:
@@ -74,6 +78,7 @@ def _engine(root: Path, name: str) -> tuple[Any, Mapping[str, Any], Any]:
     from qntz.artifacts import ModelPaths
     from qntz.compose import compose
     from qntz.config import granted
+    from qntz.quantize.formats import FORMATS
 
     result = compose(root)
     if ("engines", name) in result.errors:
@@ -82,8 +87,9 @@ def _engine(root: Path, name: str) -> tuple[Any, Mapping[str, Any], Any]:
         raise ConfigError(f"no engine {name!r}", where="params.yaml", do=did_you_mean(name, list(result.engines)))
     composed = result.engines[name]
     config = granted("quantize", composed)
-    if config.quantize.precision != "int8":
-        raise UsageError(f"it is {config.quantize.precision}, not int8", where=name, do="Name an int8 engine.")
+    if config.quantize.precision not in FORMATS:
+        what = f"it is {config.quantize.precision}, of which no layer is quantized"
+        raise UsageError(what, where=name, do=f"Name an engine of {', '.join(FORMATS)}.")
     files = ModelPaths(root, composed["model_name"])
     for path in (files.simplified, files.histograms, files.sources, files.probes):
         if not path.is_file():
@@ -99,6 +105,7 @@ class _Ready:
     """
 
     def __init__(self, root: Path, config: Any, files: Any, limit: int) -> None:
+        from qntz import testdata
         from qntz.artifacts import read_json, read_npz, read_runs
         from qntz.figures import named_metric
         from qntz.histograms import histograms_from
@@ -106,42 +113,51 @@ class _Ready:
         from qntz.packed import read_model
         from qntz.plugins import load
         from qntz.quantize.auto import AUTO, Judge
-        from qntz.samples import TEST_BATCH, batch_size, batches, open_samples
 
         plugins = load(root, "quantize")
         model = config.model
-        metric = named_metric(model.metric, plugins.records("qntz_metrics"))
-        if model.data.test is None:
+        self._metric = named_metric(model.metric, plugins.records("qntz_metrics"))
+        samples = testdata.read(model, plugins.records("qntz_data_sources"), root)
+        if not samples:
             raise ConfigError("no test data", where="model.data.test", do="Name a source: layers are measured on it.")
-        sources = plugins.records("qntz_data_sources")
-        samples = list(open_samples(model.data.test, sources, model.inputs, model.dims, root, "model.data.test"))
-        size, least = batch_size(TEST_BATCH, model.inputs, model.dims)
-        self.judge = Judge(files.simplified, list(batches(samples[: limit or None], model.inputs, size, least)), metric)
-        held = read_runs(files.held_out) if config.quantize.method == AUTO else []
-        self._held_out = list(batches(held, model.inputs, size, least))
-        self.come_from = origins(read_model(files.simplified), read_json(files.sources))
-        self._config, self._files, self._metric = config.quantize, files, metric
+        self.judge = Judge(files.simplified, testdata.batched(model, samples[: limit or None]), self._metric)
+        self._held_out = testdata.batched(model, read_runs(files.held_out)) if config.quantize.method == AUTO else []
+        self._sources = read_json(files.sources)
+        self.come_from = origins(read_model(files.simplified), self._sources)
+        self._config, self._path = config.quantize, files.simplified
         self._histograms = histograms_from(read_npz(files.histograms), str(files.histograms))
         self._methods = plugins.records("qntz_threshold_methods")
+        self._passes = plugins.provided("qntz_graph_passes", phase="quantize")
         self._probes = read_runs(files.probes)
 
-    def prepared(self, exclude: Sequence[str] = ()) -> Prepared:
-        """The graph with further nodes left out."""
+    def prepared(self) -> Prepared:
+        """The graph of which any layers can be quantized."""
         from qntz.packed import read_model
         from qntz.quantize.auto import AUTO, Judge
         from qntz.quantize.prepared import prepare
 
-        path, config = self._files.simplified, self._config
-        config = dataclasses.replace(config, exclude=[*config.exclude, *map(glob.escape, exclude)])
-        chooser = Judge(path, self._held_out, self._metric) if config.method == AUTO else None
+        config = self._config
+        chooser = Judge(self._path, self._held_out, self._metric) if config.method == AUTO else None
         given = (self._histograms, config, self._methods, self._probes, chooser, self.come_from)
-        return prepare(read_model(path), path, *given)
+        return prepare(read_model(self._path), self._path, *given)
 
     def figures(self, exclude: Sequence[str]) -> dict[str, float]:
-        """What is reached with further nodes left out."""
-        from qntz.packed import packed
+        """What the engine's graph reaches, whole as the pipeline makes it, with further nodes left out."""
+        from qntz.quantize import quantize, runnable
 
-        return self.judge.figures(packed(self.prepared(exclude).graph()[0], "rest.onnx"))
+        done = quantize(
+            self._path,
+            self._histograms,
+            None,
+            dataclasses.replace(self._config, exclude=[*self._config.exclude, *map(glob.escape, exclude)]),
+            methods=self._methods,
+            passes=self._passes,
+            probes=self._probes,
+            held_out=self._held_out,
+            metric=self._metric,
+            sources=self._sources,
+        )
+        return self.judge.figures(runnable(done.file))
 
 
 def _key(composed: Mapping[str, Any], files: Any, samples: int) -> str:
@@ -206,6 +222,10 @@ def _print(found: Sequence[Cost], judge: Judge, root: Path) -> None:
         print("  ".join(cells).rstrip())
 
 
+def _told(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} {value:.6g}" for key, value in figures.items())
+
+
 def _write(
     name: str, root: Path, excluded: Sequence[str], added: int, figures: Mapping[str, float], budget: str
 ) -> None:
@@ -214,8 +234,7 @@ def _write(
     from qntz.artifacts import write_text
 
     path = root / FOLDER / f"{name}.yaml"
-    told = ", ".join(f"{key} {value:.6g}" for key, value in figures.items())
     write_text(path, yaml.safe_dump({"exclude": list(excluded)}, sort_keys=False, width=10**6, allow_unicode=True))
-    print(f"within {budget} with {added} layers left out: {told}")
+    print(f"within {budget} with {added} layers left out: {_told(figures)}")
     print(f"{path.relative_to(root)}, for params.yaml, engines.{name}.quantize:")
     print(f"  exclude: {json.dumps(list(excluded), ensure_ascii=False)}")

@@ -19,7 +19,7 @@ import yaml
 
 from qntz import __version__
 from qntz.artifacts import BUILD, composed_path, digest_file, write_bytes, write_text
-from qntz.config import CALIBRATED, ENGINE_STAGES, MODEL_STAGES, NAME, READS, STAGES
+from qntz.config import ENGINE_STAGES, MODEL_STAGES, NAME, READS, STAGES, QuantizeConfig, build
 from qntz.errors import ConfigError, QntzError, did_you_mean, one_line
 from qntz.fingerprint import Fingerprints, Memo, digest
 
@@ -121,7 +121,9 @@ def _connect(result: Composition) -> None:
     for name, composed in result.models.items():
         engines = {n: e for n, e in sorted(result.engines.items()) if e["model_name"] == name}
         composed["report"]["engines"] = list(engines)
-        composed["calibrate"]["needed"] = any(e["quantize"]["precision"] in CALIBRATED for e in engines.values())
+        composed["calibrate"]["needed"] = any(
+            build(QuantizeConfig, one["quantize"]).calibrated for one in engines.values()
+        )
 
 
 def _inputs(fingerprints: Fingerprints, stage: str, composed: Mapping[str, Any]) -> dict[str, Any]:

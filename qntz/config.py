@@ -25,8 +25,8 @@ OPSET = OPSETS[-1]
 """The highest that torch's TorchScript exporter writes; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime take it."""
 METHODS = ("auto", "trace", "mixed", "script", "paths", "dynamo")
 SIMPLIFIERS = ("onnxsim", "onnxslim", "none")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-CALIBRATED = ("int8",)  # the precisions that need activation histograms
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
+BLOCKS = (64, 128)  # inputs that share a scale of int4, as TensorRT takes them
 SEVERITIES = ("error", "warning", "note", "off")
 COMPUTE_CAPABILITIES = (
     "sm75", "sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm103", "sm110", "sm120", "sm121"
@@ -147,6 +147,10 @@ class DataConfig:
                 raise ConfigError(
                     "no data source is named", where=key, do="Add `source: npz`, or another source's name."
                 )
+            count = None if value is None else value.get("count")
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+                do = "Give a number of samples, 1 or more, or leave it out for all."
+                raise ConfigError(f"{count!r} is no count", where=f"{key}.count", do=do)
 
 
 @dataclass(frozen=True)
@@ -270,7 +274,7 @@ class SimplifyConfig:
 class CalibrateConfig:
     """The calibration run: samples a batch, workers (threads; 0: one a core), of large tensors every `stride`-th
     element counted, and samples held out for `quantize.method: auto`, at most a quarter of all. `needed` is set by
-    compose: true where an engine of the model has int8."""
+    compose: true where an engine of the model asks for histograms."""
 
     batch_size: int = 8
     workers: int = 0
@@ -306,10 +310,11 @@ class ToleranceConfig:
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """The precision that stands in the graph; for int8 the threshold method with its options, whether channels of very
-    unequal ranges are rescaled first, whether biases make up for the rounding of weights, and patterns (fnmatch, on
-    ONNX node names and module paths) of nodes that stay in floating point; `layers`: a method and options for some;
-    `elsewhere`: the precision of what is not int8; `least_db`: layers that keep less are told."""
+    """The precision that stands in the graph; for int8 and fp8 the threshold method with its options; for int8 whether
+    channels of very unequal ranges are rescaled first; for int4 how many inputs share a scale (`block`); whether biases
+    make up for the rounding of weights, and patterns (fnmatch, on ONNX node names and module paths) of nodes that stay
+    in floating point; `layers`: a method and options for some; `elsewhere`: the precision of what is not quantized;
+    `least_db`: layers that keep less are told."""
 
     precision: str = "fp32"
     method: str = "mse"
@@ -317,6 +322,7 @@ class QuantizeConfig:
     rescale: bool = True
     correct_biases: bool = True
     elsewhere: str = "fp32"
+    block: int = 128
     least_db: float = 20.0
     exclude: list[str] = field(default_factory=list)
     layers: dict[str, Any] = field(default_factory=dict)
@@ -328,12 +334,27 @@ class QuantizeConfig:
         _one_of(self.precision, PRECISIONS, "precision")
         _at_least(self.least_db, 0, "least_db")
         _one_of(self.elsewhere, ("fp32", "fp16"), "elsewhere")
+        if self.block not in BLOCKS:
+            do = f"Give {' or '.join(map(str, BLOCKS))}."
+            raise ConfigError(f"{self.block} inputs share no scale in TensorRT", where="block", do=do)
         for pattern, settings in self.layers.items():
             where = f"layers.{pattern}"
             if not isinstance(settings, Mapping) or not settings:
                 raise ConfigError(f"{settings!r} is no setting", where=where, do="Give {method: max}.")
             for key in settings:
                 _one_of(str(key), ("method", "options"), where)
+            if not isinstance(settings.get("method", ""), str):
+                raise ConfigError(
+                    f"{settings['method']!r} is no name", where=f"{where}.method", do="Give {method: max}."
+                )
+            if not isinstance(settings.get("options", {}), Mapping):
+                do = "Give {percentile: 99.9}."
+                raise ConfigError(f"{settings['options']!r} is no mapping", where=f"{where}.options", do=do)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether activation histograms are needed: weights alone can make up for their rounding by them only."""
+        return self.precision in ("int8", "fp8") or (self.precision == "int4" and self.correct_biases)
 
 
 @dataclass(frozen=True)

@@ -335,8 +335,8 @@ class Fingerprints:
             yield data
 
     def _is_path(self, text: str) -> bool:
-        """Whether a value that no key calls a path is one all the same: it looks like one, and is there."""
-        if len(text) > 250 or "\n" in text or not ("/" in text or "." in text):
+        """Whether a value that no key calls a path is one all the same: it is there."""
+        if len(text) > 250 or "\n" in text or "\0" in text:
             return False
         path = self.root / text
         return path.exists() and not path.resolve().is_relative_to((self.root / BUILD).resolve())

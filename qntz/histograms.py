@@ -20,6 +20,7 @@ CHANNEL_BINS = 384  # by magnitude, 8 an octave from 2 ** -32 on; the first has 
 _LEAST = (127 - 32) * 8  # of the upper 12 bits of a float32 without its sign: 8 of exponent and 3 of mantissa
 _FINER = BINS // 2 // (256 * 8)  # bins of a tensor in one of a channel
 _PARTS = 2.0**40
+_SUMMED = 2.0**62  # what a sum stays below, so that whole numbers of 64 bits hold it in whatever order
 Histograms = Mapping[str, "Histogram"]
 
 
@@ -77,7 +78,8 @@ class Sums:
     @classmethod
     def of(cls, sums: np.ndarray, counts: np.ndarray) -> Sums:
         """sums: float64 [C]. counts: integers [C]."""
-        whole = np.rint(sums)
+        whole = np.clip(np.rint(sums), -_SUMMED, _SUMMED)
+        sums = np.clip(sums, -_SUMMED, _SUMMED)
         return cls(whole.astype(np.int64), np.rint((sums - whole) * _PARTS).astype(np.int64), counts.astype(np.int64))
 
     @property
@@ -92,6 +94,10 @@ class Sums:
 
     def merged(self, other: Sums) -> Sums:
         return Sums(self.whole + other.whole, self.parts + other.parts, self.counts + other.counts)
+
+    def within(self, amax: float) -> Sums | None:
+        """Itself, or None where elements of this magnitude may have summed to more than it holds."""
+        return self if amax * float(self.counts.max(initial=0)) < _SUMMED else None
 
 
 def channel_bins(values: np.ndarray) -> np.ndarray:
@@ -140,8 +146,8 @@ class Histogram:
     def merged(self, other: Histogram) -> Histogram:
         """The histogram of both sets of elements."""
         both = self.channels and other.channels and self.channels.merged(other.channels)
-        sums = self.sums and other.sums and self.sums.merged(other.sums)
         low, high = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
+        sums = self.sums and other.sums and self.sums.merged(other.sums).within(max(abs(low), abs(high)))
         return Histogram(self.counts + other.counts, low, high, both, sums)
 
 

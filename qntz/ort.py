@@ -15,14 +15,24 @@ from qntz.records import Arrays, described
 if TYPE_CHECKING:
     import onnxruntime
 
+# Level 2 and up drop a Relu or Clip before a QuantizeLinear of fp8, whose zero point they take for int8's least number
+# (found with ONNX Runtime 1.32).
+WRONG = ["ReluQuantRewrite", "ClipQuantRewrite"]
 DISABLE, BASIC, EXTENDED, ALL = "disable", "basic", "extended", "all"
 
 
 def session(
     model: Path | bytes | Packed, *, threads: int = 0, optimize: str = ALL, written: Path | None = None
 ) -> onnxruntime.InferenceSession:
-    """A CPU session. threads: within an operator, 0 for one a core. written: a file for the optimised graph, which is
-    this machine's own; its weights go beside it. Raises ExportError where the model is refused."""
+    """A CPU session, without the optimizers that change results (`WRONG`).
+
+    Args:
+        threads: within an operator, 0 for one a core. written: a file for the optimised graph, which is this machine's
+            own; its weights go beside it.
+
+    Raises:
+        ExportError: the model is refused.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -47,7 +57,7 @@ def session(
             if isinstance(model, Packed) and model.weights:
                 model = model.write(Path(stack.enter_context(tempfile.TemporaryDirectory())))
             source = str(model) if isinstance(model, Path) else model if isinstance(model, bytes) else model.data
-            return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=WRONG)
     except Exception as error:
         raise ExportError("ONNX Runtime refuses the graph", where=where, why=one_line(error)) from error
 

@@ -249,11 +249,14 @@ class ThresholdMethod:
     Attributes:
         name: selected by `quantize.method`.
         threshold: called with a `qntz.histograms.Histogram` and the keyword options of `quantize.options`;
-            returns the largest magnitude that int8 shall represent (amax, in the tensor's units).
+            returns the largest magnitude that shall be represented (amax, in the tensor's units).
+        precisions: that it knows the steps of: int8, whose steps are alike, and fp8 (E4M3), whose steps grow with the
+            magnitude.
     """
 
     name: str
     threshold: Callable[..., float]
+    precisions: tuple[str, ...] = ("int8",)
 
 
 @dataclass(frozen=True, kw_only=True)

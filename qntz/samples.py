@@ -14,8 +14,6 @@ from qntz.config import DimConfig, InputConfig
 from qntz.errors import DEBUG, DataError, PluginError, QntzError, did_you_mean, one_line
 from qntz.records import FILE, TARGET, Arrays, DataSource
 
-TEST_BATCH = 32  # samples a batch of test data, in every stage alike, so that eager and artifact outputs pair up
-
 
 def open_samples(
     data: Mapping[str, Any],

@@ -35,12 +35,17 @@ def work(job: Job) -> None:
             workers=config.workers,
             stride=config.stride,
             progress=progress,
-            total=-(-data["count"] // size) if "count" in data else None,
+            total=_batches(data.get("count"), config.held_out, size),
             split=least == 1,
         )
     write_npz(job.of.histograms, arrays_of(histograms, {**job.inputs["data"], **job.inputs["extra"]}))
     write_runs(job.of.held_out, samples.samples)
     return job.say(f"{len(histograms)} tensors; {len(samples.samples)} samples held out")
+
+
+def _batches(count: int | None, held_out: int, size: int) -> int | None:
+    """How many batches there will be of this many samples, without those held out; None where that is not known."""
+    return None if count is None else -(-(count - min(held_out, count // 4)) // size)
 
 
 if __name__ == "__main__":

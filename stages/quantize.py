@@ -4,14 +4,14 @@ from stages.entry import Job, run
 
 
 def work(job: Job) -> None:
-    from qntz import ort
+    from qntz import ort, testdata
     from qntz.artifacts import read_json, read_npz, read_runs, write_bytes, write_json, write_model
-    from qntz.figures import gate, measure, metrics_of
+    from qntz.figures import gate, measure, metrics_of, named_metric
     from qntz.histograms import data_files, histograms_from
     from qntz.quantize import AUTO, calibration_cache, poor, quantize, ranges_json, runnable
-    from stages.testdata import held_out, metric, test_batches, test_samples
 
-    config, paths, scored = job.config.quantize, job.paths, metric(job)
+    config, model, paths, plugins = job.config.quantize, job.config.model, job.paths, job.plugins
+    scored = named_metric(model.metric, plugins.records("qntz_metrics"))
     arrays = read_npz(job.of.histograms)
     histograms = histograms_from(arrays, str(job.of.histograms))
     probes = read_runs(job.of.probes)
@@ -20,20 +20,21 @@ def work(job: Job) -> None:
         histograms,
         None,
         config,
-        methods=job.plugins.records("qntz_threshold_methods"),
-        passes=job.plugins.provided("qntz_graph_passes", phase="quantize"),
+        methods=plugins.records("qntz_threshold_methods"),
+        passes=plugins.provided("qntz_graph_passes", phase="quantize"),
         data=data_files(arrays),
         probes=probes,
-        held_out=held_out(job) if config.method == AUTO else (),
+        held_out=testdata.batched(model, read_runs(job.of.held_out)) if config.method == AUTO else (),
         metric=scored,
         sources=read_json(job.of.sources),
     )
+    samples = testdata.read(model, plugins.records("qntz_data_sources"), job.root)
     session = ort.session(runnable(quantized.file))
     figures = measure(
         lambda inputs: ort.run(session, inputs),
         probes,
         read_runs(job.of.golden),
-        test_batches(job, test_samples(job)),
+        testdata.batched(model, samples),
         read_runs(job.of.reference),
         scored,
     )

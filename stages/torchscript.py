@@ -4,17 +4,17 @@ from stages.entry import Job, run
 
 
 def work(job: Job) -> None:
+    from qntz import testdata
     from qntz.artifacts import CAPTURED_JSON, CAPTURED_PROGRAM, CAPTURED_SCRIPT, write_copy, write_json, write_runs
     from qntz.export import SYMBOLICS
     from qntz.model import in_order, load_model
     from qntz.probes import probes_for
     from qntz.torchscript import REWRITES, capture, record, reference_outputs
-    from stages.testdata import test_batches, test_samples
 
     model, config = job.config.model, job.config.torchscript
     eager = load_model(model.factory, model.weights, model.torchscript or model.program, job.root)
     order = in_order(eager, list(model.inputs))
-    samples = test_samples(job)
+    samples = testdata.read(model, job.plugins.records("qntz_data_sources"), job.root)
     probes = probes_for(model.probes, model.inputs, model.dims, job.root, samples)
     captured = capture(
         eager,
@@ -32,7 +32,7 @@ def work(job: Job) -> None:
         seconds=config.seconds,
         memory=int(config.memory_gib * 2**30),
     )
-    reference = reference_outputs(eager, [inputs for inputs, _ in test_batches(job, samples)], order)
+    reference = reference_outputs(eager, [inputs for inputs, _ in testdata.batched(model, samples)], order)
     told = record(captured, config.tolerance, eager)
     source = model.weights or model.torchscript or model.program
     weights = {source: job.inputs["weights"]} if source else {}

@@ -39,6 +39,13 @@ MODEL = {
         ({"factory": {"width": 3}}, "model.factory: no class is named"),
         ({"metric": "accuracy"}, "model.metric: metric 'accuracy' has no data to be measured on"),
         ({"data": {"test": {"file": "x.npz"}}}, "model.data.test: no data source is named"),
+        *(
+            (
+                {"data": {"calibrate": {"source": "npz", "count": count}}},
+                f"model.data.calibrate.count: {count!r} is no count",
+            )
+            for count in (0, -1, 2.5, "2", True)
+        ),
         ({"wieghts": "x"}, "model: unknown key 'wieghts'. Did you mean 'weights'?"),
         ({"weights": 3}, "model.weights: 3 is not of type str"),
         ({"probes": {"count": True}}, "model.probes.count: True is not of type int"),
@@ -54,6 +61,10 @@ def test_a_bad_model_is_refused_with_its_key(change: dict, message: str) -> None
     ("section", "value", "message"),
     [
         ("quantize", {"precision": "int9"}, "quantize.precision: unknown value 'int9'. Did you mean 'int8'?"),
+        ("quantize", {"layers": {"head": {"method": 3}}}, "quantize.layers.head.method: 3 is no name"),
+        ("quantize", {"layers": {"head": {"options": 3}}}, "quantize.layers.head.options: 3 is no mapping"),
+        ("quantize", {"layers": {"head": {"scale": 3}}}, "quantize.layers.head: unknown value 'scale'"),
+        ("quantize", {"block": 32}, "quantize.block: 32 inputs share no scale in TensorRT. Give 64 or 128."),
         ("export", {"opset": 12}, "export.opset: opset 12 is out of reach"),
         ("engine", {"compute_capabilities": ["sm88"]}, "engine.compute_capabilities: unknown value 'sm88'"),
         ("engine", {"optimization_level": 6}, "engine.optimization_level: 6 is no level"),

@@ -323,3 +323,15 @@ def test_a_package_that_only_carries_bytes_to_a_gpu_is_in_no_key(project: Path, 
         (other / "RECORD").write_text(f"{name}/__init__.py,,\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     assert inputs(project) == before
+
+
+def test_a_folder_that_no_key_calls_a_path(project: Path) -> None:
+    """A Dataset's `root`, say, without a slash that would tell it."""
+    (project / "pictures").mkdir()
+    (project / "pictures" / "one.bin").write_bytes(b"1")
+    own = "calibrate: {source: dataset, _target_: examples.digits.dataset.Digits, root: pictures}"
+    replace(
+        "conf/model/digits.yaml", "calibrate: {source: npz, file: examples/digits/data/train.npz, count: 256}", own
+    )(project)
+    edit = append("pictures/one.bin", "2")
+    assert changed(project, edit) == {("digits", "calibrate")}

@@ -15,6 +15,7 @@ from qntz.histograms import (
     CHANNEL_BINS,
     Channels,
     Histogram,
+    Sums,
     arrays_of,
     channel_bins,
     histogram_of,
@@ -125,3 +126,16 @@ def test_channels_of_halves_merge_and_come_back_from_the_file() -> None:
 
 def with_channels(channels: Channels) -> Histogram:
     return Histogram(np.zeros(BINS, dtype=np.int64), -1.0, 1.0, channels)
+
+
+def test_sums_that_outgrow_their_numbers_are_none_in_whatever_order() -> None:
+    """2 ** 62 is what a sum stays below."""
+    large = Sums.of(np.float64([1e30, 2.0]), np.array([4, 4]))
+    assert large.within(2.0**60 - 1e6) is not None
+    assert large.within(2.0**60) is None
+    part = Histogram(np.zeros(BINS, np.int64), -1.0, 2.0**60, None, Sums.of(np.float64([2.0**60]), np.array([1])))
+    whole = part
+    for _ in range(4):
+        whole = whole.merged(part)
+    assert whole.sums is None
+    assert part.merged(part).sums.means.tolist() == [2.0**60]

@@ -60,6 +60,13 @@ class OnnxRuntimeBackend:
                 why="its CPU kernels do not take bfloat16",
                 do="Choose fp16 or fp32, or another engine.backend.",
             )
+        if precision == "fp8":
+            return BackendError(
+                "onnxruntime is not right in fp8",
+                where="quantize.precision",
+                why="its optimizers drop a Relu before fp8's QuantizeLinear, wherever the graph is run by default",
+                do="Choose int8, or engine.backend: tensorrt_rtx.",
+            )
         return None
 
     def why_not_run(self, config: EngineConfig) -> str | None:

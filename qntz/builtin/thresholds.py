@@ -1,7 +1,7 @@
 """The shipped threshold methods: how much of an activation's range int8 shall cover.
 
 Each is a pure function of `Histogram.magnitudes()` and returns amax, the largest magnitude to represent, in the
-tensor's units; 0.0 for a tensor of zeros. int8 then has the scale amax / 127.
+tensor's units; 0.0 for a tensor of zeros. int8 then has the scale amax / 127, fp8 amax / 448.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MSE_COARSE, MSE_FINE = 16, 128  # candidates an octave: 4.4 % apart, then 0.5 % 
 
 @hookimpl
 def qntz_threshold_methods() -> Iterator[ThresholdMethod]:
-    yield ThresholdMethod("max", largest)
-    yield ThresholdMethod("percentile", percentile_of)
+    yield ThresholdMethod("max", largest, ("int8", "fp8"))
+    yield ThresholdMethod("percentile", percentile_of, ("int8", "fp8"))
     yield ThresholdMethod("mse", least_squared_error)
     yield ThresholdMethod("entropy", least_divergence)
 

@@ -171,7 +171,12 @@ class _Tally:
         none = ChannelCounts(None, None, 0)
         found = {name: self.channels.get(name, none) for name in totals}
         return {
-            name: Histogram(total, *self.ranges[name], found[name].channels(), found[name].sums())
+            name: Histogram(
+                total,
+                *self.ranges[name],
+                found[name].channels(),
+                found[name].sums(max(map(abs, self.ranges[name]))),
+            )
             for name, total in totals.items()
         }
 

@@ -84,9 +84,9 @@ class ChannelCounts:
         """Of a tensor that can be rescaled."""
         return None if self._axes is None else Channels(self._counts.astype(np.int64), self._amax)
 
-    def sums(self) -> Sums | None:
-        """Of a tensor that weights read."""
-        return self._sums
+    def sums(self, amax: float) -> Sums | None:
+        """Of a tensor that weights read, unless its largest magnitude is too large to sum exactly."""
+        return self._sums and self._sums.within(amax)
 
     def _positions(self, shape: tuple[int, ...], stride: int, axes: tuple[int, ...]) -> np.ndarray:
         """The position along these axes, as if they were one, of every stride-th element, int32; of the last shape it

@@ -1,4 +1,4 @@
-"""Writes quantized.onnx: the simplified graph in fp32, fp16, bf16 or int8, the precision standing in the graph."""
+"""Writes quantized.onnx: the simplified graph in fp32, fp16, bf16, int8, fp8 or int4, as it stands in the graph."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from qntz.packed import Packed, packed, read_model
 from qntz.quantizable import WEIGHTED_OPS, node_names
 from qntz.quantize.auto import AUTO, Judge
 from qntz.quantize.cache import as_cache, as_json
+from qntz.quantize.formats import FORMATS
 from qntz.quantize.half import to_half
 from qntz.quantize.losses import kept, poor
 from qntz.quantize.patterns import excluded_by
@@ -30,7 +31,11 @@ from qntz.quantize.twin import runnable
 from qntz.records import Arrays, Metric, Provided, ThresholdMethod
 
 __all__ = ["AUTO", "Quantized", "calibration_cache", "poor", "quantize", "ranges_json", "runnable"]
-HALF_OPSET = 19  # the first with Q/DQ of half precision
+READ = {  # of the settings, by precision
+    "int8": ("method", "options", "layers", "rescale", "correct_biases", "elsewhere"),
+    "fp8": ("method", "options", "layers", "correct_biases", "elsewhere"),
+    "int4": ("correct_biases", "elsewhere", "block"),
+}
 NAME = "quantized.onnx"  # in messages: the path that is written to may be a temporary one
 
 
@@ -39,12 +44,13 @@ class Quantized:
     """What was written and why.
 
     Attributes:
-        precision: fp32, fp16, bf16 or int8. file: the quantized graph. method: the threshold method, "" but for int8.
+        precision: fp32, fp16, bf16, int8, fp8 or int4. file: the quantized graph. method: the threshold method, "" but
+            for int8 and fp8.
         compared: what method "auto" measured: each method, whether with corrected biases, and the figures reached.
         ranges: the largest magnitude of each quantized activation, by tensor.
         quantized: names of the nodes in the lower precision, those of subgraphs left out. skipped: the reason by node.
         passes: what became of each graph pass. notes: what the user should know, a sentence each.
-        layers: what each node in int8 keeps of its input and weight, and where it comes from, as `losses.kept` says.
+        layers: what each node with Q/DQ keeps of its input and weight, and where it comes from, as `losses.kept` says.
         corrected: the nodes whose biases make up for the rounding of their weights.
         rescaled: the powers of two by which channels were divided, by the node that makes them.
         operators_before, operators_after: how often each operator occurs.
@@ -100,18 +106,18 @@ def quantize(
     """Quantizes the simplified graph and writes it to `path`, whole or not at all, where one is given.
 
     Args:
-        histograms: by tensor; only int8 reads them. methods: by name. passes: graph passes of phase "quantize", in
-            their order; they run after the precision has changed.
-        data: the files that the histograms were made from, SHA-256 by path, for the metadata of an int8 graph.
-        probes: inputs by name, on which a rescaled graph is proven equal before it is used; the first two are run, and
-            without any, some made of the graph's input types.
+        histograms: by tensor; int8 and fp8 read them, and corrected biases of int4. methods: by name.
+        passes: graph passes of phase "quantize", in their order; they run after the precision has changed.
+        data: the files that the histograms were made from, SHA-256 by path, for the metadata of a graph with Q/DQ.
+        probes: inputs by name, on which a graph that is rescaled, or of a higher opset, is proven equal before it is
+            used; the first two are run, and without any, some made of the graph's input types.
         held_out, metric: batches of samples, inputs by name [n, ...] and targets or None, and what is asked of them
             beside SQNR: method "auto" chooses by them.
         sources: of the exported graph, as the export gave them: patterns of `config` match modules too.
 
     Raises:
         QuantizeError: a weight holds NaN or infinity, an excluded pattern matches nothing, the method is unknown, a
-            histogram is missing, rescaling changes an output, or the graph cannot be quantized.
+            histogram is missing, rescaling or a higher opset changes an output, or the graph cannot be quantized.
         RewriteError: a required pass did not fire. PluginError: a pass or a method raised.
         ArtifactError: `onnx_path` cannot be read or `path` be written.
     """
@@ -120,10 +126,10 @@ def quantize(
     if config.method not in (*methods, AUTO):
         do = did_you_mean(config.method, [*methods, AUTO])
         raise QuantizeError(f"no threshold method {config.method!r}", where="quantize.method", do=do)
-    before, files = operators(model), made_from(model)
+    before, files, opset = operators(model), made_from(model), default_opset(model)
     come_from = origins(model, sources or {})
     _require_finite(model, onnx_path.name, come_from)
-    if config.precision == "int8":
+    if config.precision in FORMATS:
         judge = Judge(onnx_path, held_out, metric) if config.method == AUTO else None
         ready = prepare(model, onnx_path, histograms, config, methods, probes, judge, come_from)
         model, corrected = ready.graph()
@@ -138,15 +144,16 @@ def quantize(
             "corrected": tuple(corrected),
             "notes": () if ready.chosen else ("every node is excluded: nothing is quantized",),
         }
+        if (raised := default_opset(ready.model)) > opset:
+            result["notes"] += (f"the graph is of opset {raised}, not {opset}, which has no such Q/DQ",)
         if config.elsewhere != "fp32":
             model = _elsewhere(model, config.elsewhere, result)
-        files.update(data or {})
+        files.update(data or {} if config.calibrated else {})
     elif config.precision == "fp32":
         result = {"notes": ("exclude has no effect on fp32",) if config.exclude else ()}
     else:
         model, result = _half(model, config, come_from)
-    if config.precision != "int8":
-        result["notes"] += _idle(config)
+    result["notes"] += _idle(config)
     model, told = apply_passes(model, passes, config.require, config.forbid)
     add_made_from(model, files)
     _check(model, full=config.precision != "bf16")
@@ -166,7 +173,7 @@ def ranges_json(quantized: Quantized) -> dict[str, Any]:
 def calibration_cache(quantized: Quantized) -> bytes:
     """The ranges as TensorRT's calibration cache (TensorRT 10 and earlier); for other precisions than int8 it names no
     tensor (a file without a byte would make DVC warn at each run)."""
-    return as_cache(quantized.ranges).encode("utf-8")
+    return as_cache(quantized.ranges if quantized.precision == "int8" else {}).encode("utf-8")
 
 
 def _require_finite(model: onnx.ModelProto, where: str, come_from: Mapping[str, Origin]) -> None:
@@ -186,21 +193,7 @@ def _require_finite(model: onnx.ModelProto, where: str, come_from: Mapping[str, 
 
 
 def _elsewhere(model: onnx.ModelProto, precision: str, result: dict[str, Any]) -> onnx.ModelProto:
-    """The graph with Q/DQ in half precision beside int8; adds to `result` what stays float32, and why."""
-    opset = default_opset(model)
-    if opset < HALF_OPSET:
-        raise QuantizeError(
-            f"opset {opset} has no Q/DQ of {precision}",
-            where="quantize.elsewhere",
-            do=f"Set export.opset to {HALF_OPSET} or more.",
-        )
-    for tensor in model.graph.initializer:
-        if tensor.name.endswith("_scale") and np.float16(onnx.numpy_helper.to_array(tensor).min(initial=1.0)) == 0:
-            raise QuantizeError(
-                f"a scale of {tensor.name.removesuffix('_scale')!r} is 0 in {precision}",
-                where="quantize.elsewhere",
-                do="Exclude the layer that reads it, or leave the rest in fp32.",
-            )
+    """The graph with Q/DQ in half precision beside what is quantized; adds to `result` what stays float32, and why."""
     half = to_half(model, precision)
     kept = {name: why for name, why in half.float32.items() if name not in result["quantized"]}
     result["skipped"] = dict(sorted({**result["skipped"], **kept}.items()))
@@ -222,12 +215,12 @@ def _half(
 
 
 def _idle(config: QuantizeConfig) -> tuple[str, ...]:
-    """What is set and only int8 reads."""
+    """What is set and this precision does not read."""
     default = QuantizeConfig()
     idle = [
         name
-        for name in ("method", "options", "layers", "rescale", "correct_biases", "elsewhere")
-        if getattr(config, name) != getattr(default, name)
+        for name in ("method", "options", "layers", "rescale", "correct_biases", "elsewhere", "block")
+        if name not in READ.get(config.precision, ()) and getattr(config, name) != getattr(default, name)
     ]
     return tuple(f"{name} has no effect on {config.precision}" for name in idle)
 

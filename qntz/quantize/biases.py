@@ -4,7 +4,7 @@ from the means of what the weight reads (Nagel et al., 2019, arXiv:1906.04721, s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,18 @@ from qntz.graph import nodes_of
 from qntz.quantizable import Candidate
 
 
-def correct_biases(model: onnx.ModelProto, chosen: Sequence[Candidate], means: Mapping[str, np.ndarray]) -> list[str]:
+def correct_biases(
+    model: onnx.ModelProto,
+    chosen: Sequence[Candidate],
+    means: Mapping[str, np.ndarray],
+    lost: Callable[[Candidate], np.ndarray],
+) -> list[str]:
     """Adds to the biases of a graph with Q/DQ, in place, what the rounding of the weights takes away on average.
 
     Args:
         chosen: the quantized nodes. means: of the activations, float64 by the position along the axis that the weight
-            reads; nodes of others are left alone, and so is a MatMul without a bias behind it.
+            reads; nodes of others are left alone, and so is a MatMul without a bias behind it. lost: what the rounding
+            takes from the weight of a node, float64 of its shape.
 
     Returns:
         The names of the nodes whose outputs were corrected, in the order of the graph.
@@ -41,8 +47,10 @@ def correct_biases(model: onnx.ModelProto, chosen: Sequence[Candidate], means: M
         if candidate is None or candidate.weight is None or candidate.activations[0] not in means:
             continue
         place = _bias(node, held, uses, readers)
-        shift = _shift(node, candidate, held, means[candidate.activations[0]], shapes)
-        if place is None or shift is None or not shift.any():
+        if place is None:
+            continue
+        shift = _shift(node, lost(candidate), candidate.axis or 0, means[candidate.activations[0]], shapes)
+        if shift is None or not shift.any():
             continue
         reader, slot = place
         present = slot < len(reader.input) and bool(reader.input[slot])
@@ -90,25 +98,20 @@ def _is_vector(tensor: onnx.TensorProto) -> bool:
 
 def _shift(
     node: onnx.NodeProto,
-    candidate: Candidate,
-    held: Mapping[str, onnx.TensorProto],
+    lost: np.ndarray,
+    axis: int,
     means: np.ndarray,
     shapes: Mapping[str, Sequence[int]],
 ) -> np.ndarray | None:
     """What is to be added to each output channel, float64; None where that is not known."""
     attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-    weight = numpy_helper.to_array(held[candidate.weight or ""]).astype(np.float64)
-    axis = candidate.axis or 0
-    scales = numpy_helper.to_array(held[f"{candidate.weight}_scale"]).astype(np.float64)
-    scales = scales.reshape([-1 if at == axis else 1 for at in range(weight.ndim)])
-    lost = weight - np.clip(np.rint(weight / scales), -128, 127) * scales
     if node.op_type in ("Gemm", "MatMul"):
-        if len(means) != weight.shape[1 - axis]:
+        if len(means) != lost.shape[1 - axis]:
             return None
         shift = (lost if axis == 1 else lost.T).T @ means * attributes.get("alpha", 1.0)
         return np.asarray(shift / attributes.get("beta", 1.0)) if attributes.get("beta", 1.0) else None
     groups = attributes.get("group", 1)
-    taken = _taken(node, attributes, weight.shape[2:], shapes)
+    taken = _taken(node, attributes, lost.shape[2:], shapes)
     if taken is None:
         return None
     by_pair = (lost * taken).sum(

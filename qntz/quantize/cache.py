@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from qntz.errors import QuantizeError, one_line
-from qntz.quantize.ranges import INT8_MAX, scale_of
+from qntz.quantize.formats import FORMATS, INT8, Format
+from qntz.quantize.ranges import scale_of
 
 TENSORRT_VERSION = 101600
 """In the cache's header: TensorRT 10.16, the last line of versions that reads calibration caches."""
@@ -23,16 +24,25 @@ _LAST = 11_00_00  # the first version that has no calibration any more
 
 
 def as_cache(ranges: Mapping[str, float]) -> str:
-    """The calibration cache of ranges, amax by tensor."""
+    """The calibration cache of ranges, amax by tensor; raises QuantizeError where float32 has no such scale."""
     lines = [f"TRT-{TENSORRT_VERSION}-EntropyCalibration2"]
-    lines += [f"{tensor}: {struct.pack('>f', scale_of(ranges[tensor])).hex()}" for tensor in sorted(ranges)]
+    lines += [f"{tensor}: {struct.pack('>f', _scale(tensor, ranges[tensor])).hex()}" for tensor in sorted(ranges)]
     return "\n".join(lines) + "\n"
 
 
 def as_json(ranges: Mapping[str, float], precision: str, method: str) -> dict[str, Any]:
-    """The content of ranges.json: amax and scale (amax / 127) of each quantized activation, in the tensor's units."""
-    tensors = {name: {"amax": amax, "scale": float(scale_of(amax))} for name, amax in ranges.items()}
+    """The content of ranges.json: amax and scale (amax / 127, for fp8 amax / 448) of each quantized activation, in the
+    tensor's units; raises QuantizeError as `as_cache` does."""
+    format = FORMATS.get(precision, INT8)
+    tensors = {name: {"amax": amax, "scale": _scale(name, amax, format)} for name, amax in ranges.items()}
     return {"precision": precision, "method": method, "tensors": tensors}
+
+
+def _scale(tensor: str, amax: float, format: Format = INT8) -> float:
+    scale = float(scale_of(amax, format))
+    if not 0 < scale < math.inf:
+        raise QuantizeError(f"amax {amax:g} of {tensor!r} has no scale in float32", where="ranges")
+    return scale
 
 
 def read_ranges(text: str, where: str) -> dict[str, float]:
@@ -72,7 +82,7 @@ def _of_cache(text: str, where: str) -> dict[str, float]:
             raise QuantizeError(f"{line!r} is no scale", where=place, do=do)
         if tensor in ranges:
             raise QuantizeError(f"tensor {tensor!r} is there twice", where=place)
-        ranges[tensor] = scale * INT8_MAX
+        ranges[tensor] = scale * INT8.largest
     return ranges
 
 

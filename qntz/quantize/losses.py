@@ -13,22 +13,24 @@ import onnx
 from qntz.histograms import Histogram
 from qntz.origins import Origin
 from qntz.quantizable import Candidate
+from qntz.quantize.formats import INT8, Format
 from qntz.quantize.prepared import Prepared
-from qntz.quantize.ranges import INT8_MAX
+from qntz.quantize.weights import Scaling
 from qntz.statements import shown
 
 
 def kept(prepared: Prepared, come_from: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
-    """By node: `input_db`, the SQNR in dB of the noisiest of its inputs, `weight_db`, that of its weight, None where it
-    has none, and its `module` and `statement`."""
+    """By node: `input_db`, the SQNR in dB of the noisiest of its inputs, `weight_db`, that of its weight, each None
+    where none is quantized, and its `module` and `statement`."""
     held = {tensor.name: tensor for tensor in prepared.model.graph.initializer}
-    inputs = {name: input_db(prepared.histograms[name], amax) for name, amax in prepared.ranges.items()}
+    scaling = prepared.scaling
+    inputs = {name: input_db(prepared.histograms[name], amax, scaling.format) for name, amax in prepared.ranges.items()}
     told = {}
     for one in prepared.chosen:
         origin = come_from.get(one.node, Origin())
         told[one.node] = {
-            "input_db": round(min(inputs[tensor] for tensor in one.activations), 2),
-            "weight_db": None if one.weight is None else round(_weight_db(one, held[one.weight]), 2),
+            "input_db": round(min(inputs[tensor] for tensor in one.activations), 2) if inputs else None,
+            "weight_db": None if one.weight is None else round(_weight_db(one, held[one.weight], scaling), 2),
             "module": origin.module,
             "statement": origin.statement,
         }
@@ -48,21 +50,16 @@ def poor(layers: Mapping[str, Mapping[str, Any]], least_db: float, root: Path) -
     return told
 
 
-def input_db(histogram: Histogram, amax: float) -> float:
-    """The SQNR of int8 on what the histogram saw, in dB, at most 200: what rounds to 0 is lost, of what is clipped the
-    rest, and of all else a twelfth of the squared step."""
+def input_db(histogram: Histogram, amax: float, format: Format = INT8) -> float:
+    """The SQNR of a number format on what the histogram saw, in dB, at most 200, as `Format.noise` expects it."""
     values, counts = histogram.magnitudes()
-    step = amax / INT8_MAX
-    error = np.where(values < step / 2, values**2, step**2 / 12) + np.maximum(values - amax, 0.0) ** 2
-    return _decibels(float(counts @ values**2), float(counts @ error))
+    return _decibels(float(counts @ values**2), float(counts @ format.noise(values, amax)))
 
 
-def _weight_db(one: Candidate, tensor: onnx.TensorProto) -> float:
-    weight = onnx.numpy_helper.to_array(tensor).astype(np.float64)
-    others = tuple(axis for axis in range(weight.ndim) if axis != one.axis)
-    steps = np.abs(weight).max(others, keepdims=True) / INT8_MAX
-    rounded = np.rint(weight / np.where(steps > 0, steps, 1.0)) * steps
-    return _decibels(float((weight**2).sum()), float(((weight - rounded) ** 2).sum()))
+def _weight_db(one: Candidate, tensor: onnx.TensorProto, scaling: Scaling) -> float:
+    weight = onnx.numpy_helper.to_array(tensor)
+    lost = scaling.lost(weight, one.axis or 0, tensor.name)
+    return _decibels(float((weight.astype(np.float64) ** 2).sum()), float((lost**2).sum()))
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -16,18 +16,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from qntz import ort
 from qntz.errors import QuantizeError
 from qntz.histograms import Channels, Histogram, channel_middles
-from qntz.packed import Packed, packed
 from qntz.quantizable import Candidate, node_names
-from qntz.quantize.ranges import INT8_MAX
+from qntz.quantize.formats import INT8
+from qntz.quantize.proof import prove_equal
 from qntz.records import Arrays
 from qntz.scalable import FIXED, Layout, Scalable, add_divided, divide, scalable
 
 WHERE = "quantize.rescale"
 ADVICE = "Set quantize.rescale: false, and report the model: it should not be."
-EQUAL = 1e-6  # of each element, or of the median magnitude
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 WORTH = 0.8  # of the noise without: what promises more than that is left alone
 LARGEST = 20  # of an exponent: a channel that is smaller still does not matter
@@ -88,36 +86,8 @@ def rescale(
     except ValueError as error:
         raise QuantizeError("rescaling breaks a weight", where=WHERE, why=str(error), do=ADVICE) from error
     add_divided(model, by_node)
-    _prove(before, packed(model, "rescaled.onnx"), list(probes[:2]) or [_made_inputs(model)])
+    prove_equal(before, model, probes, "rescaling changes what the model computes", WHERE, ADVICE)
     return by_node, rescaled(histograms, found, exponents)
-
-
-def _prove(before: Path, after: Packed, probes: Sequence[Arrays]) -> None:
-    """Powers of two change no bit but where float32 ends."""
-    for index, (wanted, got) in enumerate(zip(ort.run_all(before, probes), ort.run_all(after, probes), strict=True)):
-        for name, expected in wanted.items():
-            if expected.dtype.kind != "f":
-                equal = np.array_equal(got[name], expected)
-            else:
-                tolerance = EQUAL * float(np.median(np.abs(expected))) if expected.size else 0.0
-                equal = np.allclose(got[name], expected, rtol=EQUAL, atol=tolerance, equal_nan=True)
-            if not equal:
-                why = f"output {name!r} is another on probe {index}"
-                raise QuantizeError("rescaling changes what the model computes", where=WHERE, why=why, do=ADVICE)
-
-
-def _made_inputs(model: onnx.ModelProto) -> Arrays:
-    """Inputs of the graph's types: two along each dimension without a number, normal numbers, ones, and true."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    random = np.random.RandomState(0)
-    made: Arrays = {}
-    for value in model.graph.input:
-        if value.name not in weights:
-            kind = value.type.tensor_type
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            shape = [dim.dim_value or 2 for dim in kind.shape.dim]
-            made[value.name] = (random.standard_normal(shape) if dtype.kind == "f" else np.ones(shape)).astype(dtype)
-    return made
 
 
 def chosen_exponents(
@@ -238,7 +208,7 @@ def _noise(tensors: Mapping[str, Tensor], readers: Sequence[Reader], exponents: 
         scales = np.exp2(chosen.astype(np.float64))
         for reader, power in zip(own, powers, strict=True):
             if power:
-                steps = (reader.largest * scales[:, None]).max(0) / INT8_MAX
+                steps = (reader.largest * scales[:, None]).max(0) / INT8.largest
                 carried = (reader.taps * (tensor.moments / scales**2)[:, None]).sum(0)
                 total += float((steps**2 * carried).sum()) / 12 / power
     return total
@@ -247,11 +217,10 @@ def _noise(tensors: Mapping[str, Tensor], readers: Sequence[Reader], exponents: 
 def _of_values(tensor: Tensor, exponents: np.ndarray, weights: np.ndarray) -> float:
     """The noise of a tensor's own rounding, its channels weighted: what rounds to 0 has lost itself."""
     seen = tensor.seen.counts / np.maximum(tensor.seen.counts.sum(1, keepdims=True), 1)
-    step = float((tensor.seen.amax / np.exp2(exponents.astype(np.float64))).max()) / INT8_MAX
+    amax = float((tensor.seen.amax / np.exp2(exponents.astype(np.float64))).max())
     noise = 0.0
     for exponent in np.unique(exponents):
         among = exponents == exponent
-        values = channel_middles() / 2.0**exponent
-        error = np.where(values < step / 2, values**2, step**2 / 12)
+        error = INT8.noise(np.minimum(channel_middles() / 2.0**exponent, amax), amax)
         noise += 4.0**exponent * float((seen[among] * weights[among, None]).sum(0) @ error)
     return noise

@@ -138,9 +138,9 @@ def _parity(stage: str, record: Record, note: str) -> Step:
 
 
 def _calibrate(run: Run) -> Step:
-    if not any(engine.precision == "int8" for engine in run.engines):
-        return Step("calibrate", "skipped", "not needed", "no int8 engine")
     kept = [material for material in run.materials if material.path == "histograms.npz"]
+    if not any(engine.precision in ("int8", "fp8", "int4") for engine in run.engines):
+        return Step("calibrate", "skipped", "not needed", "no int8 engine")
     return Step("calibrate", "done", "histograms kept", size(kept[0].size) if kept else "")
 
 

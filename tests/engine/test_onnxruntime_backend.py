@@ -58,6 +58,10 @@ def test_options_of_the_others_are_refused(config: EngineConfig, text: str) -> N
     assert str(BACKEND.refusal(config, "fp32")) == text
     assert BACKEND.refusal(EngineConfig(), "int8") is None
     assert "onnxruntime has no bf16" in str(BACKEND.refusal(EngineConfig(), "bf16"))
+    assert "quantize.precision: onnxruntime is not right in fp8: its optimizers drop a Relu" in str(
+        BACKEND.refusal(EngineConfig(), "fp8")
+    )
+    assert BACKEND.refusal(EngineConfig(), "int4") is None
 
 
 def test_a_graph_that_does_not_open_is_refused(tmp_path: Path) -> None:

@@ -378,3 +378,57 @@ def parses(data: bytes) -> bool:
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     return trt.OnnxParser(network, logger).parse(data)
+
+
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "message"),
+    [
+        ("fp8", ["sm86", "sm89"], "engine.compute_capabilities: sm86 has no fp8: it begins with sm89. Leave it out"),
+        ("fp8", ["sm75", "sm80", "sm120"], "sm75, sm80 have no fp8: it begins with sm89. Leave them out"),
+        (
+            "fp8",
+            [],
+            "fp8 takes compute capabilities by name: tensorrt_rtx's default is for Ampere too, which has no fp8",
+        ),
+        ("int4", ["sm75"], "sm75 has no int4: it begins with sm80"),
+        ("fp8", ["sm89", "sm120"], ""),
+        ("int4", ["sm80"], ""),
+        ("int4", [], ""),
+    ],
+)
+def test_formats_that_a_gpu_has_not_are_refused(rtx: Backend, precision, capabilities, message) -> None:
+    refusal = rtx.refusal(EngineConfig(compute_capabilities=capabilities), precision)
+    assert (message in str(refusal)) if message else refusal is None
+
+
+def test_what_is_refused_of_fp8_and_int4_is_what_the_builder_refuses(rtx: Backend, tmp_path: Path) -> None:
+    """The real builder, one capability at a time."""
+    weight = np.random.default_rng(0).normal(0, 1, (64, 8)).astype(np.float32)
+    scale = helper.make_node("DequantizeLinear", ["q", "s"], ["w"], "d", axis=0, block_size=64)
+    fours = helper.make_tensor("q", TensorProto.INT4, [64, 8], bytes(256), raw=True)
+    scales = numpy_helper.from_array(np.ones((1, 8), np.float32), "s")
+    int4 = ([scale, helper.make_node("MatMul", ["x", "w"], ["y"], "m")], [fours, scales], 21)
+    zero = helper.make_tensor("z", TensorProto.FLOAT8E4M3FN, [], bytes(1), raw=True)
+    step = numpy_helper.from_array(np.float32(0.02), "t")
+    pairs = [
+        helper.make_node(op, [source, "t", "z"], [result], result)
+        for op, source, result in (
+            ("QuantizeLinear", "x", "xq"),
+            ("DequantizeLinear", "xq", "xd"),
+            ("QuantizeLinear", "v", "vq"),
+            ("DequantizeLinear", "vq", "vd"),
+        )
+    ]
+    constants = [zero, step, numpy_helper.from_array(weight, "v")]
+    fp8 = ([*pairs, helper.make_node("MatMul", ["xd", "vd"], ["y"], "m")], constants, 19)
+    spec = TensorSpec("x", "float32", (4, 64), (4, 64), (4, 64))
+    for precision, (nodes, held, opset) in (("int4", int4), ("fp8", fp8)):
+        graph = helper.make_graph(nodes, "g", [info("x", [4, 64])], [info("y", [4, 8])], held)
+        path = tmp_path / f"{precision}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), path)
+        for capability in ("sm75", "sm80", "sm86", "sm89", "sm120"):
+            config = EngineConfig(compute_capabilities=[capability])
+            if rtx.refusal(config, precision) is None:
+                assert rtx.build(path, [spec], config, Silent()).plan
+            else:
+                assert "HW-specific datatypes" in refused(rtx, path, spec, config=config)

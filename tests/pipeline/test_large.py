@@ -51,3 +51,21 @@ def test_a_large_model_becomes_engines_of_half_precision_and_of_int8(name: str, 
     assert len(told["quantized"]) >= QUANTIZED[name]
     assert (model / "engines/int8/model.engine").stat().st_size > parameters / 2
     assert told["figures"]["sqnr_db"] > 10
+
+
+def test_a_large_model_becomes_engines_of_fp8_and_int4(folder: Path) -> None:
+    pytest.importorskip("transformers")
+    project = new_project(folder / "project")
+    low = "tolerance: {sqnr_db: 5, agreement: 0.5}"
+    fp8 = f"{{model: bert_base, quantize: {{use: fp8, {low}}}, verify: {{{low}}}, engine: {{compute_capabilities: [sm89]}}}}"
+    int4 = f"{{model: bert_base, quantize: {{use: int4, elsewhere: fp16, {low}}}, verify: {{{low}}}}}"
+    project.params(f"models: {{bert_base: {{}}}}\nengines: {{fp8: {fp8}, int4: {int4}}}\n")
+    assert {stage.partition("@")[2] for stage in project.repro()} == {"bert_base", "fp8", "int4"}
+    model = project.path / "build/models/bert_base/engines"
+    told = {name: json.loads((model / name / "quantize.json").read_text()) for name in ("fp8", "int4")}
+    assert len(told["fp8"]["quantized"]) >= QUANTIZED["bert_base"]
+    assert len(told["int4"]["quantized"]) >= 12 * 6  # linear layers
+    assert told["fp8"]["figures"]["sqnr_db"] > 10  # weights drawn by chance, as above
+    assert told["int4"]["figures"]["sqnr_db"] > 5
+    # Of 109 million parameters 86 stand in linear layers, the rest, embeddings, in half precision.
+    assert (model / "int4/model.engine").stat().st_size < 1.4 * (86e6 / 2 + 23.8e6 * 2)

@@ -100,12 +100,18 @@ def test_the_command_converts_and_compares(tmp_path):
     [
         (("old.cache",), 2, "error: ranges: old.cache: nothing to do. Name a target, or --against another file.\n"),
         (("gone", "x.json"), 1, "error: ranges: gone: cannot be read: No such file or directory.\n"),
+        (("huge.json", "x.cache"), 1, "error: ranges: ranges: amax 1e+41 of 'a' has no scale in float32.\n"),
+        (("tiny.json", "x.json"), 1, "error: ranges: ranges: amax 1e-50 of 'a' has no scale in float32.\n"),
+        (("old.cache", "folder"), 2, "error: ranges: folder: is a folder. Name a file.\n"),
         (("bytes", "x.json"), 1, "error: ranges: bytes: is no calibration cache and no ranges.json: it is no text.\n"),
     ],
 )
 def test_the_command_refuses_in_one_line(tmp_path, arguments, code, message):
     (tmp_path / "old.cache").write_text(CACHE)
+    (tmp_path / "folder").mkdir()
+    for name, amax in (("huge", 1e41), ("tiny", 1e-50)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"tensors": {"a": {"amax": amax}}}))
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     done = ranges(tmp_path, *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", message)
-    assert not (tmp_path / "x.json").exists()
+    assert not any((tmp_path / name).exists() for name in ("x.json", "x.cache"))

@@ -1,4 +1,4 @@
-"""int8 by explicit Q/DQ as TensorRT takes it: symmetric, weights per channel, bias and graph outputs in float."""
+"""Explicit Q/DQ as TensorRT takes it: symmetric, weights per channel, bias and graph outputs in float."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ import onnx
 from qntz.errors import QuantizeError, one_line
 from qntz.graph import inferred, nodes_of, subgraphs
 from qntz.quantizable import WEIGHTED_OPS, Candidate, node_names
+from qntz.quantize.formats import INT8
 from qntz.quantize.ranges import scale_of
+from qntz.quantize.weights import Scaling
 
 LEAST_OPSET = 13  # the first with scales per channel
 
 
-def to_int8(model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Mapping[str, float]) -> onnx.ModelProto:
+def with_pairs(
+    model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Mapping[str, float], scaling: Scaling
+) -> onnx.ModelProto:
     """A copy of the model with Q/DQ pairs before the inputs and weights of the chosen nodes.
 
     Other readers of a quantized activation keep the float one, but for the shortcut of a residual sum: an Add that a
     quantized Conv feeds reads the other operand quantized, so that TensorRT can fuse the sum into the convolution.
 
     Args:
-        ranges: the largest magnitude of each activation that a chosen node reads.
+        ranges: the largest magnitude of each activation that a chosen node reads. scaling: of all that is quantized.
 
     Raises:
-        QuantizeError: the opset is below 13, or ONNX Runtime's quantizer refuses the graph.
+        QuantizeError: the opset is below 13, ONNX Runtime's quantizer refuses the graph, or a scale of a weight is 0 in
+            half precision.
     """
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < LEAST_OPSET:
@@ -36,15 +41,17 @@ def to_int8(model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Mapping
     for node, name in zip(model.graph.node, node_names(model.graph), strict=True):
         node.name = name
     originals = [node.name for node in model.graph.node]
+    biases = _hidden_biases(model.graph)
     betas = {node.name: _beta(node) for node in model.graph.node if node.op_type == "Gemm"}
     outputs = {output.name for output in model.graph.output}
-    quantized = _with_pairs(model, chosen, ranges)
+    quantized = _inserted(model, chosen, ranges)
+    _restore_biases(quantized.graph, biases)
     _restore_outputs(quantized.graph, [tensor for tensor in ranges if tensor in outputs])
     by_name = {node.name: node for node in quantized.graph.node}
     for name, beta in betas.items():  # the quantizer resets beta, which only fits a quantized bias
         _set_beta(by_name[name], beta)
     _unshare(quantized.graph, chosen, ranges)
-    _set_scales(quantized.graph, ranges)
+    _set_scales(quantized.graph, chosen, ranges, scaling)
     _order(quantized.graph, originals)
     quantized.producer_name, quantized.producer_version = model.producer_name, model.producer_version
     del quantized.metadata_props[:]
@@ -52,14 +59,14 @@ def to_int8(model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Mapping
     return quantized
 
 
-def _with_pairs(model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Mapping[str, float]) -> onnx.ModelProto:
+def _inserted(model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Mapping[str, float]) -> onnx.ModelProto:
     from onnxruntime.quantization.calibrate import TensorData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import QuantType, add_infer_metadata
 
     if not chosen:
         return model
-    _require_free_names(model.graph, [*ranges, *(c.weight for c in chosen if c.weight is not None)])
+    require_free_names(model.graph, [*ranges, *(c.weight for c in chosen if c.weight is not None)])
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     add_infer_metadata(copy)  # types are inferred already; without this mark it would write the model to a file for it
@@ -84,10 +91,12 @@ def _with_pairs(model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Map
             },
         ).quantize_model()
     except Exception as error:
-        raise QuantizeError("ONNX Runtime's quantizer refuses the graph", where="int8", why=one_line(error)) from error
+        raise QuantizeError(
+            "ONNX Runtime's quantizer refuses the graph", where="quantize", why=one_line(error)
+        ) from error
 
 
-def _require_free_names(graph: onnx.GraphProto, tensors: Sequence[str]) -> None:
+def require_free_names(graph: onnx.GraphProto, tensors: Sequence[str]) -> None:
     """Refuses a graph that has a name which the quantizer gives to its own: it would take the model's for it."""
     taken = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
     taken |= {name for node in graph.node for name in node.output}
@@ -97,20 +106,45 @@ def _require_free_names(graph: onnx.GraphProto, tensors: Sequence[str]) -> None:
             if tensor + ending in taken:
                 raise QuantizeError(
                     f"the name {tensor + ending!r} is taken",
-                    where="int8",
+                    where="quantize",
                     why=f"it is what the quantizer calls a part of {tensor!r}",
                     do="Rename that parameter or buffer of the model.",
                 )
 
 
-def _dequantized(tensor: str) -> str:
+def dequantized(tensor: str) -> str:
     return f"{tensor}_DequantizeLinear_Output"
+
+
+def _hidden_biases(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Takes from Gemms, and returns by node, the constant biases that are no vector of a value for each output: the
+    quantizer reads them as one, although it leaves biases alone."""
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    hidden: dict[str, onnx.TensorProto] = {}
+    for node in graph.node:
+        if node.op_type == "Gemm" and len(node.input) == 3 and node.input[2] in held and node.input[1] in held:
+            transposed = any(one.name == "transB" and one.i for one in node.attribute)
+            outputs = held[node.input[1]].dims[0 if transposed else 1]
+            if list(held[node.input[2]].dims) != [outputs]:
+                hidden[node.name] = held[node.input.pop()]
+    return hidden
+
+
+def _restore_biases(graph: onnx.GraphProto, hidden: Mapping[str, onnx.TensorProto]) -> None:
+    known = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if node.name in hidden:
+            bias = hidden[node.name]
+            node.input.append(bias.name)
+            if bias.name not in known:
+                known.add(bias.name)
+                graph.initializer.append(bias)
 
 
 def _restore_outputs(graph: onnx.GraphProto, tensors: Sequence[str]) -> None:
     """Gives graph outputs their float values back: the quantizer renames what makes them and puts Q/DQ behind it."""
     for tensor in tensors:
-        renamed = {tensor: _dequantized(tensor), f"{tensor}_QuantizeLinear_Input": tensor}
+        renamed = {tensor: dequantized(tensor), f"{tensor}_QuantizeLinear_Input": tensor}
         for node in graph.node:  # of subgraphs the quantizer leaves the names alone
             node.input[:] = [renamed.get(name, name) for name in node.input]
             node.output[:] = [renamed.get(name, name) for name in node.output]
@@ -119,8 +153,8 @@ def _restore_outputs(graph: onnx.GraphProto, tensors: Sequence[str]) -> None:
 def _unshare(graph: onnx.GraphProto, chosen: Sequence[Candidate], ranges: Mapping[str, float]) -> None:
     """Lets nodes that are not quantized read the float tensor again, weights included, but for residual shortcuts."""
     quantized = {candidate.node for candidate in chosen}
-    activations = {_dequantized(tensor): tensor for tensor in ranges}
-    weights = {_dequantized(c.weight): c.weight for c in chosen if c.weight is not None}
+    activations = {dequantized(tensor): tensor for tensor in ranges}
+    weights = {dequantized(c.weight): c.weight for c in chosen if c.weight is not None}
     convolved = {
         node.output[0] for node in graph.node if node.name in quantized and node.op_type in ("Conv", "ConvTranspose")
     }
@@ -132,13 +166,23 @@ def _unshare(graph: onnx.GraphProto, chosen: Sequence[Candidate], ranges: Mappin
         node.input[:] = [floats.get(name, name) for name in node.input]
 
 
-def _set_scales(graph: onnx.GraphProto, ranges: Mapping[str, float]) -> None:
-    """Writes our scales exactly: the quantizer's own arithmetic may round the last bit otherwise."""
-    scales = {f"{tensor}_scale": scale_of(amax) for tensor, amax in ranges.items()}
-    for tensor in graph.initializer:
-        if tensor.name in scales:
-            exact = onnx.numpy_helper.from_array(np.array(scales[tensor.name], dtype=np.float32), tensor.name)
-            tensor.CopyFrom(exact)
+def _set_scales(
+    graph: onnx.GraphProto, chosen: Sequence[Candidate], ranges: Mapping[str, float], scaling: Scaling
+) -> None:
+    """Writes our scales, exactly (the quantizer's own arithmetic may round the last bit otherwise), and zero points of
+    the format: the quantizer's are those of int8."""
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    scales = {tensor: np.array(scale_of(amax, scaling.format), np.float32) for tensor, amax in ranges.items()}
+    for one in chosen:
+        if one.weight is not None:
+            weight = onnx.numpy_helper.to_array(held[one.weight])
+            scales[one.weight] = scaling.scales(weight, one.axis or 0, one.weight)
+    for tensor, exact in scales.items():
+        held[f"{tensor}_scale"].CopyFrom(onnx.numpy_helper.from_array(exact, f"{tensor}_scale"))
+        if scaling.format is not INT8:
+            name = f"{tensor}_zero_point"
+            zeros = bytes(exact.size)
+            held[name].CopyFrom(onnx.helper.make_tensor(name, scaling.format.kind, exact.shape, zeros, raw=True))
 
 
 def _order(graph: onnx.GraphProto, originals: Sequence[str]) -> None:
