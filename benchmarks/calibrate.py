@@ -3,7 +3,10 @@
 The model is resnet50 at 224, the images are seeded, with the spectrum of photographs. The floor is ONNX Runtime in fp32
 on the same images, by one or by eight at a time, whichever takes less CPU; each peer calibrates and quantizes as its
 users call it, in an environment of its own under build/bench; qntz collects, and quantizes from the histograms. Times
-are without imports, CPU seconds of all threads. `python -m benchmarks.calibrate [--images N,N] [--no-peers]`.
+are without imports, CPU seconds of all threads. SQNR is of the logits of 16 of the images, beside fp32's; the weights
+are drawn by chance, so that it is lower than that of a trained net.
+
+`python -m benchmarks.calibrate [--images N,N] [--no-peers]`
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from benchmarks.peers_of_calibrate import measured
 FOLDER = Path("build/bench/calibrate")
 NAME = "pixel_values"
 AIM, AIM_WALL, AIM_MEMORY = 1.25, 1.3, 0.6
+JUDGED = 16  # images that SQNR is measured on
 
 
 def prepared(most: int) -> tuple[Path, Path]:
@@ -80,16 +84,26 @@ def quantized(model: Path, data: Path, count: int, stride: int) -> None:
 
     methods = {method.name: method for method in qntz_threshold_methods()}
     histograms = collected(model, data, count, stride)
-    quantize(model, histograms, None, QuantizeConfig(precision="int8"), methods=methods)
+    quantize(model, histograms, FOLDER / f"by {stride}.onnx", QuantizeConfig(precision="int8"), methods=methods)
+
+
+def sqnr_db(model: Path, data: Path, quantized: Path) -> float:
+    from qntz import ort
+
+    wanted, got = (
+        np.concatenate([next(iter(ort.run(session, batch).values())) for batch in batches(data, JUDGED, 8)])
+        for session in map(ort.session, (model, quantized))
+    )
+    return float(10 * np.log10((wanted**2).sum() / ((got - wanted) ** 2).sum()))
 
 
 WORK = {
     "floor by 1": functools.partial(inferred, at_a_time=1),
     "floor by 8": functools.partial(inferred, at_a_time=8),
     "collect": functools.partial(collected, stride=7),
-    "collect, stride 1": functools.partial(collected, stride=1),
     "collect, no channels": functools.partial(collected, stride=7, channels=False),
     "collect and quantize": functools.partial(quantized, stride=7),
+    "collect and quantize, stride 1": functools.partial(quantized, stride=1),
 }
 
 
@@ -115,7 +129,7 @@ def main() -> None:
     table = Table(
         title=f"Calibration of resnet50 over plain inference; aims: CPU {AIM}, wall {AIM_WALL}, {AIM_MEMORY} GB"
     )
-    for head in ("images", "who", "CPU s", "over floor", "wall s", "over floor", "peak GB"):
+    for head in ("images", "who", "CPU s", "over floor", "wall s", "over floor", "peak GB", "SQNR, dB"):
         table.add_column(head, justify="left" if head == "who" else "right")
     for count in counts:
         rows = {}
@@ -124,13 +138,16 @@ def main() -> None:
                 [sys.executable, "-m", "benchmarks.calibrate", "--work", name, str(model), str(data), str(count)]
             )
         for peer, method in () if options.no_peers else peers.RUNS:
-            rows[f"{peer} {method}"] = peers.run(peer, method, model, data, count, FOLDER / "peer.onnx")
+            rows[f"{peer} {method}"] = peers.run(peer, method, model, data, count, FOLDER / f"{peer} {method}.onnx")
+        written = {"collect and quantize": "by 7", "collect and quantize, stride 1": "by 1"}
         floor = min((rows["floor by 1"], rows["floor by 8"]), key=lambda row: row["cpu"])
         for name, row in rows.items():
             ratios = (f"{row[key] / floor[key]:.2f}" for key in ("cpu", "wall"))
             cpu, wall = ratios
             peak = f"{row['peak'] / 2**10:.2f}"
-            table.add_row(str(count), name, f"{row['cpu']:.2f}", cpu, f"{row['wall']:.2f}", wall, peak)
+            result = FOLDER / f"{written.get(name, name)}.onnx"
+            quality = f"{sqnr_db(model, data, result):.2f}" if result.exists() else ""
+            table.add_row(str(count), name, f"{row['cpu']:.2f}", cpu, f"{row['wall']:.2f}", wall, peak, quality)
         table.add_section()
     Console(width=110).print(table)
     return None

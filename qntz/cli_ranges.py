@@ -26,18 +26,23 @@ def run(options: argparse.Namespace) -> int:
 
     if options.target is None and options.against is None:
         raise UsageError("nothing to do", where=str(options.source), do="Name a target, or --against another file.")
-    ranges = _read(options.source)
+    ranges, precision = _read(options.source)
     if options.target is not None:
         if options.target.is_dir():
             raise UsageError("is a folder", where=str(options.target), do="Name a file.")
         if options.target.suffix == ".json":
-            write_json(options.target, as_json(ranges, "int8", ""))
+            write_json(options.target, as_json(ranges, precision, ""))
+        elif precision != "int8":
+            do = "Name a .json."
+            raise QuantizeError(
+                f"are ranges of {precision}", where=str(options.source), why="a calibration cache is int8's", do=do
+            )
         else:
             write_text(options.target, as_cache(ranges))
         print(f"{options.target}: {len(ranges)} tensors")
     if options.against is None:
         return 0
-    here, there = missing(ranges, _read(options.against))
+    here, there = missing(ranges, _read(options.against)[0])
     for name in here:
         print(f"only in {options.source}: {name}")
     for name in there:
@@ -47,8 +52,8 @@ def run(options: argparse.Namespace) -> int:
     return 1 if here or there else 0
 
 
-def _read(path: Path) -> dict[str, float]:
-    from qntz.quantize.cache import read_ranges
+def _read(path: Path) -> tuple[dict[str, float], str]:
+    from qntz.quantize.cache import precision_of, read_ranges
 
     try:
         text = path.read_text(encoding="utf-8")
@@ -58,4 +63,4 @@ def _read(path: Path) -> dict[str, float]:
         raise QuantizeError(
             "is no calibration cache and no ranges.json", where=str(path), why="it is no text"
         ) from None
-    return read_ranges(text, str(path))
+    return read_ranges(text, str(path)), precision_of(text)

@@ -63,7 +63,9 @@ def run(options: argparse.Namespace) -> int:
             while not budget.holds(figures := ready.figures(excluded), ready.judge):
                 if not left:
                     why = f"with no layer quantized it is {_told(figures)}"
-                    do = "Allow more, or set quantize.elsewhere: fp32."
+                    _print(found, ready.judge, root)
+                    half = config.quantize.elsewhere != "fp32"
+                    do = "Allow more, or set quantize.elsewhere: fp32." if half else "Allow more."
                     raise QuantizeError(f"{options.budget} cannot be kept", where="--budget", why=why, do=do)
                 excluded.append(left.pop(0))  # as it will be configured, other channels may be rescaled
     _print(found, ready.judge, root)
@@ -112,7 +114,8 @@ class _Ready:
         from qntz.origins import origins
         from qntz.packed import read_model
         from qntz.plugins import load
-        from qntz.quantize.auto import AUTO, Judge
+        from qntz.quantize.auto import Judge
+        from qntz.quantize.prepared import chooses
 
         plugins = load(root, "quantize")
         model = config.model
@@ -121,7 +124,7 @@ class _Ready:
         if not samples:
             raise ConfigError("no test data", where="model.data.test", do="Name a source: layers are measured on it.")
         self.judge = Judge(files.simplified, testdata.batched(model, samples[: limit or None]), self._metric)
-        self._held_out = testdata.batched(model, read_runs(files.held_out)) if config.quantize.method == AUTO else []
+        self._held_out = testdata.batched(model, read_runs(files.held_out)) if chooses(config.quantize) else []
         self._sources = read_json(files.sources)
         self.come_from = origins(read_model(files.simplified), self._sources)
         self._config, self._path = config.quantize, files.simplified
@@ -133,11 +136,11 @@ class _Ready:
     def prepared(self) -> Prepared:
         """The graph of which any layers can be quantized."""
         from qntz.packed import read_model
-        from qntz.quantize.auto import AUTO, Judge
-        from qntz.quantize.prepared import prepare
+        from qntz.quantize.auto import Judge
+        from qntz.quantize.prepared import chooses, prepare
 
         config = self._config
-        chooser = Judge(self._path, self._held_out, self._metric) if config.method == AUTO else None
+        chooser = Judge(self._path, self._held_out, self._metric) if chooses(config) else None
         given = (self._histograms, config, self._methods, self._probes, chooser, self.come_from)
         return prepare(read_model(self._path), self._path, *given)
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qntz import targets
 from qntz.errors import ConfigError, did_you_mean
 from qntz.records import TensorSpec
 
@@ -412,6 +413,11 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        refused = targets.refusal(self.engine.backend, self.engine.compute_capabilities, self.quantize.precision)
+        if refused is not None:
+            raise ConfigError(refused.what, where=refused.where, why=refused.why, do=refused.do)
 
 
 MODEL_STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "report")

@@ -25,6 +25,22 @@ class Origin:
     statement: str = ""
 
 
+def origin_of(tensor: str, model: onnx.ModelProto, come_from: Mapping[str, Origin]) -> Origin:
+    """That of the nearest node of the top-level graph that reads a tensor and has one (`origins` of the same names)."""
+    named = list(zip(node_names(model.graph), model.graph.node, strict=True))
+    ahead, seen = deque([tensor]), 0
+    while ahead and seen < _REACH:
+        name = ahead.popleft()
+        seen += 1
+        for node_name, node in named:
+            if name in node.input:
+                origin = come_from.get(node_name, Origin())
+                if origin.module or origin.statement:
+                    return origin
+                ahead.extend(node.output)
+    return Origin()
+
+
 def origins(model: onnx.ModelProto, sources: Mapping[str, Mapping[str, str]]) -> dict[str, Origin]:
     """The origin of each node of the top-level graph, by its name (`node_names`): its own, where the index has it; else
     that of what it gives, of a parameter that it reads, or of the next node behind it that is known."""

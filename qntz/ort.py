@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Level 2 and up drop a Relu or Clip before a QuantizeLinear of fp8, whose zero point they take for int8's least number
 # (found with ONNX Runtime 1.32).
 WRONG = ["ReluQuantRewrite", "ClipQuantRewrite"]
+# Level 2 and up make of int4 weights and a MatMul a product whose input is int8 too, unless float32 is asked for.
+FLOAT_INPUTS = ("session.qdq_matmulnbits_accuracy_level", "1")
 DISABLE, BASIC, EXTENDED, ALL = "disable", "basic", "extended", "all"
 
 
@@ -39,6 +41,7 @@ def session(
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle workers must not burn the CPU
+    options.add_session_config_entry(*FLOAT_INPUTS)
     level = {
         DISABLE: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
         BASIC: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,

@@ -8,7 +8,7 @@ def work(job: Job) -> None:
     from qntz.artifacts import read_json, read_npz, read_runs, write_bytes, write_json, write_model
     from qntz.figures import gate, measure, metrics_of, named_metric
     from qntz.histograms import data_files, histograms_from
-    from qntz.quantize import AUTO, calibration_cache, poor, quantize, ranges_json, runnable
+    from qntz.quantize import calibration_cache, changed, chooses, poor, quantize, ranges_json, runnable
 
     config, model, paths, plugins = job.config.quantize, job.config.model, job.paths, job.plugins
     scored = named_metric(model.metric, plugins.records("qntz_metrics"))
@@ -24,7 +24,7 @@ def work(job: Job) -> None:
         passes=plugins.provided("qntz_graph_passes", phase="quantize"),
         data=data_files(arrays),
         probes=probes,
-        held_out=testdata.batched(model, read_runs(job.of.held_out)) if config.method == AUTO else (),
+        held_out=testdata.batched(model, read_runs(job.of.held_out)) if chooses(config) else (),
         metric=scored,
         sources=read_json(job.of.sources),
     )
@@ -44,7 +44,8 @@ def work(job: Job) -> None:
     write_json(paths.ranges, ranges_json(quantized))
     write_bytes(paths.calibration_cache, calibration_cache(quantized))
     write_json(paths.quantize_json, {**quantized.as_dict(), "figures": told, "bytes": quantized.file.size})
-    for note in (*poor(quantized.layers, config.least_db, job.root), *quantized.notes):
+    lost = (*poor(quantized.layers, config.least_db, job.root), *changed(quantized.constants, job.root))
+    for note in (*lost, *quantized.notes):
         job.say(f"note: {note}")
     job.say(
         f"{config.precision}, "

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from qntz import cuda
+from qntz import cuda, targets
 from qntz.builtin._tensorrt_guard import guard
 from qntz.builtin._tensorrt_run import NUMPY, EngineRunner
 from qntz.builtin._tensorrt_watch import last_errors, make_logger, make_monitor
@@ -24,7 +24,6 @@ RTX, FULL = "tensorrt_rtx", "tensorrt"
 FULL_VERSIONS = (10, 11)
 SHOWN = 3  # of the nodes that a parser refuses
 TURING, NOT_ON_TURING = "sm75", ("fp32", "bf16")
-FIRST = {"fp8": 89, "int4": 80}  # compute capability that has the format, as TensorRT-RTX 1.7 builds it
 
 
 class TensorRTBackend:
@@ -83,7 +82,7 @@ class TensorRTBackend:
                 why="its engine fits the GPU that it was built on, and a shared cache tells them apart by this",
                 do=f"Set [{here}], or build on a machine with the GPU that is meant.",
             )
-        return _format_refusal(config, precision)
+        return targets.refusal(self.name, config.compute_capabilities, precision)
 
     def _rtx_refusal(self, trt: ModuleType, config: EngineConfig, precision: str) -> BackendError | None:
         for capability in config.compute_capabilities:
@@ -101,14 +100,7 @@ class TensorRTBackend:
                 why="tensorrt_rtx refuses bf16 and matrix products in fp32 on Turing",
                 do="Remove sm75, or set quantize.precision to fp16 or int8.",
             )
-        if precision == "fp8" and not config.compute_capabilities:
-            return BackendError(
-                "fp8 takes compute capabilities by name",
-                where="engine.compute_capabilities",
-                why="tensorrt_rtx's default is for Ampere too, which has no fp8",
-                do="Set [sm89, sm120], or those of your GPUs.",
-            )
-        return _format_refusal(config, precision)
+        return targets.refusal(self.name, config.compute_capabilities, precision)
 
     def why_not_run(self, config: EngineConfig) -> str | None:
         """Why an engine built as `config` says cannot be run on this machine, in words; None where it can be."""
@@ -196,20 +188,6 @@ class TensorRTBackend:
         if self.name == FULL:
             return f"{cuda.gpu_name()} ({cuda.capability()})"
         return ", ".join(config.compute_capabilities) or "portable (tensorrt_rtx's default)"
-
-
-def _format_refusal(config: EngineConfig, precision: str) -> BackendError | None:
-    """Of a number format that a GPU which is asked for does not have."""
-    first = FIRST.get(precision, 0)
-    lacking = [name for name in config.compute_capabilities if int(name[2:]) < first]
-    if not lacking:
-        return None
-    return BackendError(
-        f"{', '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no {precision}",
-        where="engine.compute_capabilities",
-        why=f"it begins with sm{first}",
-        do=f"Leave {'them' if len(lacking) > 1 else 'it'} out, or choose another quantize.precision.",
-    )
 
 
 def _in_thread(work: Callable[[], Built], stop: Callable[[], None]) -> Built:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from qntz import ort
+from qntz import ort, targets
 from qntz.config import EngineConfig
 from qntz.errors import BackendError, ExportError
 from qntz.hookspecs import hookimpl
@@ -60,14 +60,7 @@ class OnnxRuntimeBackend:
                 why="its CPU kernels do not take bfloat16",
                 do="Choose fp16 or fp32, or another engine.backend.",
             )
-        if precision == "fp8":
-            return BackendError(
-                "onnxruntime is not right in fp8",
-                where="quantize.precision",
-                why="its optimizers drop a Relu before fp8's QuantizeLinear, wherever the graph is run by default",
-                do="Choose int8, or engine.backend: tensorrt_rtx.",
-            )
-        return None
+        return targets.refusal(self.name, config.compute_capabilities, precision)
 
     def why_not_run(self, config: EngineConfig) -> str | None:
         return None

@@ -17,20 +17,21 @@ from qntz.figures import Batch
 from qntz.graph import add_made_from, check, default_opset, made_from, operators, subgraphs
 from qntz.graph_passes import apply_passes, require_known
 from qntz.histograms import Histogram
-from qntz.origins import Origin, origins
+from qntz.origins import Origin, origin_of, origins
 from qntz.packed import Packed, packed, read_model
 from qntz.quantizable import WEIGHTED_OPS, node_names
 from qntz.quantize.auto import AUTO, Judge
 from qntz.quantize.cache import as_cache, as_json
 from qntz.quantize.formats import FORMATS
 from qntz.quantize.half import to_half
-from qntz.quantize.losses import kept, poor
+from qntz.quantize.losses import changed, kept, poor
 from qntz.quantize.patterns import excluded_by
-from qntz.quantize.prepared import prepare
+from qntz.quantize.prepared import Prepared, chooses, prepare
 from qntz.quantize.twin import runnable
 from qntz.records import Arrays, Metric, Provided, ThresholdMethod
+from qntz.statements import shown
 
-__all__ = ["AUTO", "Quantized", "calibration_cache", "poor", "quantize", "ranges_json", "runnable"]
+__all__ = ["Quantized", "calibration_cache", "changed", "chooses", "poor", "quantize", "ranges_json", "runnable"]
 READ = {  # of the settings, by precision
     "int8": ("method", "options", "layers", "rescale", "correct_biases", "elsewhere"),
     "fp8": ("method", "options", "layers", "correct_biases", "elsewhere"),
@@ -45,12 +46,13 @@ class Quantized:
 
     Attributes:
         precision: fp32, fp16, bf16, int8, fp8 or int4. file: the quantized graph. method: the threshold method, "" but
-            for int8 and fp8.
+            for int8 and fp8. calibrated: whether histograms were asked for.
         compared: what method "auto" measured: each method, whether with corrected biases, and the figures reached.
         ranges: the largest magnitude of each quantized activation, by tensor.
         quantized: names of the nodes in the lower precision, those of subgraphs left out. skipped: the reason by node.
         passes: what became of each graph pass. notes: what the user should know, a sentence each.
         layers: what each node with Q/DQ keeps of its input and weight, and where it comes from, as `losses.kept` says.
+        constants: what became of those that half precision cannot hold (`what`), with their module and statement.
         corrected: the nodes whose biases make up for the rounding of their weights.
         rescaled: the powers of two by which channels were divided, by the node that makes them.
         operators_before, operators_after: how often each operator occurs.
@@ -59,11 +61,13 @@ class Quantized:
     precision: str
     file: Packed = field(repr=False)
     method: str = ""
+    calibrated: bool = False
     compared: tuple[dict[str, Any], ...] = ()
     ranges: dict[str, float] = field(default_factory=dict)
     quantized: tuple[str, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    constants: dict[str, dict[str, str]] = field(default_factory=dict)
     rescaled: dict[str, list[int]] = field(default_factory=dict)
     corrected: tuple[str, ...] = ()
     passes: list[dict[str, Any]] = field(default_factory=list)
@@ -75,11 +79,13 @@ class Quantized:
         """For quantize.json; the ranges have their own file."""
         return {
             "precision": self.precision,
+            "calibrated": self.calibrated,
             "method": self.method,
             "compared": list(self.compared),
             "quantized": list(self.quantized),
             "skipped": self.skipped,
             "layers": self.layers,
+            "constants": self.constants,
             "rescaled": self.rescaled,
             "corrected": list(self.corrected),
             "passes": self.passes,
@@ -130,7 +136,7 @@ def quantize(
     come_from = origins(model, sources or {})
     _require_finite(model, onnx_path.name, come_from)
     if config.precision in FORMATS:
-        judge = Judge(onnx_path, held_out, metric) if config.method == AUTO else None
+        judge = Judge(onnx_path, held_out, metric) if chooses(config) else None
         ready = prepare(model, onnx_path, histograms, config, methods, probes, judge, come_from)
         model, corrected = ready.graph()
         result = {
@@ -142,12 +148,16 @@ def quantize(
             "layers": kept(ready, come_from),
             "rescaled": ready.rescaled,
             "corrected": tuple(corrected),
-            "notes": () if ready.chosen else ("every node is excluded: nothing is quantized",),
+            "notes": (
+                *(() if ready.chosen else ("every node that could be is excluded: nothing is quantized",)),
+                *_uncorrected(ready, corrected),
+                *_twice(model, ready),
+            ),
         }
         if (raised := default_opset(ready.model)) > opset:
             result["notes"] += (f"the graph is of opset {raised}, not {opset}, which has no such Q/DQ",)
         if config.elsewhere != "fp32":
-            model = _elsewhere(model, config.elsewhere, result)
+            model = _elsewhere(model, config.elsewhere, result, come_from)
         files.update(data or {} if config.calibrated else {})
     elif config.precision == "fp32":
         result = {"notes": ("exclude has no effect on fp32",) if config.exclude else ()}
@@ -161,7 +171,13 @@ def quantize(
     if path is not None:
         write_model(path, file)
     return Quantized(
-        config.precision, file, passes=told, operators_before=before, operators_after=operators(model), **result
+        config.precision,
+        file,
+        calibrated=config.calibrated,
+        passes=told,
+        operators_before=before,
+        operators_after=operators(model),
+        **result,
     )
 
 
@@ -185,19 +201,37 @@ def _require_finite(model: onnx.ModelProto, where: str, come_from: Mapping[str, 
         values = onnx.numpy_helper.to_array(tensor)
         kind = "NaN" if np.isnan(values).any() else "infinity" if np.isinf(values).any() else ""
         if kind == "NaN" or (kind and tensor.name in weights):
-            named = zip(node_names(model.graph), model.graph.node, strict=True)
-            reader = next((name for name, node in named if tensor.name in node.input), "")
-            module = come_from.get(reader, Origin()).module
-            place = f"{where}, module {module}" if module else where
+            origin = origin_of(tensor.name, model, come_from)
+            module = f"module {origin.module}" if origin.module else ""
+            place = ", ".join(filter(None, (where, module, shown(origin.statement, Path.cwd()))))
             raise QuantizeError(f"initializer {tensor.name!r} holds {kind}", where=place, do="Repair the weights.")
 
 
-def _elsewhere(model: onnx.ModelProto, precision: str, result: dict[str, Any]) -> onnx.ModelProto:
+def _uncorrected(ready: Prepared, corrected: Sequence[str]) -> list[str]:
+    """A sentence where weights alone are quantized, and what reads them was not seen by the calibration."""
+    if not ready.correct or ready.weights.scaling.format.activations:
+        return []
+    unseen = [one.node for one in ready.chosen if one.activations[0] not in ready.means]
+    return [f"no calibration data of what {', '.join(unseen)} read: biases stay"] if unseen else []
+
+
+def _twice(model: onnx.ModelProto, ready: Prepared) -> list[str]:
+    """A sentence for each weight that is stored both ways, because a node that is not quantized reads it too."""
+    if ready.weights.scaling.format.activations:  # those stay floating, behind Q/DQ
+        return []
+    held = {tensor.name for tensor in model.graph.initializer}
+    both = sorted({one.weight for one in ready.chosen if one.weight is not None} & held)
+    return [f"{name} is stored in floating point too: what is not quantized reads it" for name in both]
+
+
+def _elsewhere(
+    model: onnx.ModelProto, precision: str, result: dict[str, Any], come_from: Mapping[str, Origin]
+) -> onnx.ModelProto:
     """The graph with Q/DQ in half precision beside what is quantized; adds to `result` what stays float32, and why."""
     half = to_half(model, precision)
     kept = {name: why for name, why in half.float32.items() if name not in result["quantized"]}
     result["skipped"] = dict(sorted({**result["skipped"], **kept}.items()))
-    result["notes"] += tuple(half.notes)
+    result["constants"] = _placed(half.constants, model, come_from)
     return half.model
 
 
@@ -211,7 +245,22 @@ def _half(
     half = to_half(model, config.precision, frozenset(excluded))
     skipped = {**half.float32, **excluded}
     quantized = tuple(name for name in names if name not in skipped)
-    return half.model, {"quantized": quantized, "skipped": dict(sorted(skipped.items())), "notes": tuple(half.notes)}
+    return half.model, {
+        "quantized": quantized,
+        "skipped": dict(sorted(skipped.items())),
+        "constants": _placed(half.constants, model, come_from),
+        "notes": (),
+    }
+
+
+def _placed(
+    constants: Mapping[str, str], model: onnx.ModelProto, come_from: Mapping[str, Origin]
+) -> dict[str, dict[str, str]]:
+    placed = {}
+    for name, what in constants.items():
+        origin = origin_of(name, model, come_from)
+        placed[name] = {"what": what, "module": origin.module, "statement": origin.statement}
+    return placed
 
 
 def _idle(config: QuantizeConfig) -> tuple[str, ...]:

@@ -54,6 +54,13 @@ def read_ranges(text: str, where: str) -> dict[str, float]:
     return _of_json(text, where) if text.lstrip()[:1] == "{" else _of_cache(text, where)
 
 
+def precision_of(text: str) -> str:
+    """Of a text that `read_ranges` takes: int8 but for a ranges.json that says otherwise."""
+    told = json.loads(text) if text.lstrip()[:1] == "{" else {}
+    precision = told.get("precision")
+    return precision if precision in FORMATS else INT8.name
+
+
 def missing(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[list[str], list[str]]:
     """The tensors that only the first has, and those that only the second has, sorted."""
     return sorted(one.keys() - other.keys()), sorted(other.keys() - one.keys())

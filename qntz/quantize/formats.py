@@ -17,6 +17,7 @@ class Format:
     Attributes:
         name: as `quantize.precision` names it. kind: ONNX's element type. largest: the magnitude that the largest value
             becomes. opset: ONNX's first with Q/DQ of it. activations: whether they are quantized, or weights alone.
+        floating: whether its steps grow with the magnitude, as those of E4M3, or are all alike.
     """
 
     name: str
@@ -24,10 +25,11 @@ class Format:
     largest: float
     opset: int
     activations: bool = True
+    floating: bool = False
 
     def rounded(self, numbers: np.ndarray) -> np.ndarray:
         """The nearest numbers of the format, ties to even, those beyond its ends to these; float64."""
-        if self is FP8:
+        if self.floating:
             steps = np.exp2(_exponents(numbers) - FP8_MANTISSA)
             return np.clip(np.rint(numbers / steps) * steps, -self.largest, self.largest)
         return np.clip(np.rint(numbers), -self.largest - 1, self.largest)
@@ -37,7 +39,7 @@ class Format:
         0 is lost, of what is clipped the rest, and of all else a twelfth of the squared step."""
         scale = amax / self.largest
         steps: np.ndarray | float = scale
-        if self is FP8:
+        if self.floating:
             steps = scale * np.exp2(_exponents(np.minimum(magnitudes, amax) / scale) - FP8_MANTISSA)
         error = np.where(magnitudes < np.asarray(steps) / 2, magnitudes**2, np.square(steps) / 12)
         return error + np.maximum(magnitudes - amax, 0.0) ** 2
@@ -50,7 +52,7 @@ def _exponents(numbers: np.ndarray) -> np.ndarray:
 
 
 INT8 = Format("int8", onnx.TensorProto.INT8, 127.0, 13)
-FP8 = Format("fp8", onnx.TensorProto.FLOAT8E4M3FN, 448.0, 19)
+FP8 = Format("fp8", onnx.TensorProto.FLOAT8E4M3FN, 448.0, 19, floating=True)
 INT4 = Format("int4", onnx.TensorProto.INT4, 7.0, 21, activations=False)
 FORMATS = {one.name: one for one in (INT8, FP8, INT4)}
 HALF_OPSET = 19  # the first with scales of half precision

@@ -29,11 +29,11 @@ FLOAT_BY_DEFAULT = ("RandomNormal", "RandomUniform", "SequenceEmpty")
 @dataclass(frozen=True)
 class Half:
     """The model in half precision; `float32`: the reason by node of those (of the main graph) whose results stay
-    float32 although nobody asked for it; `notes`: on constants that half cannot hold."""
+    float32 although nobody asked for it; `constants`: what became of those that half cannot hold, by name."""
 
     model: onnx.ModelProto
     float32: dict[str, str]
-    notes: list[str]
+    constants: dict[str, str]
 
 
 def to_half(model: onnx.ModelProto, precision: str, keep: frozenset[str] = frozenset()) -> Half:
@@ -52,7 +52,7 @@ def to_half(model: onnx.ModelProto, precision: str, keep: frozenset[str] = froze
         node.name = name
     converter = _Converter(model, HALF[precision], keep)
     converter.convert()
-    return Half(model, converter.float32, converter.notes)
+    return Half(model, converter.float32, converter.told)
 
 
 def rounded(values: np.ndarray, to: int) -> np.ndarray:
@@ -71,7 +71,7 @@ class _Converter:
     def __init__(self, model: onnx.ModelProto, to: int, keep: frozenset[str]) -> None:
         self.model, self.to, self.keep = model, to, keep
         self.opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
-        self.notes: list[str] = []
+        self.told: dict[str, str] = {}
         self.float32: dict[str, str] = {}
         self.taken = {name for node in nodes_of(model.graph) for name in (*node.input, *node.output)}
         self.wide_constants: dict[str, str] = {}
@@ -229,10 +229,10 @@ class _Converter:
         finite = values[np.isfinite(values)]
         clipped = int((np.abs(finite) > LARGEST[self.to]).sum())
         if clipped:
-            self.notes.append(f"{name}: {clipped} of {values.size} values clipped to {LARGEST[self.to]:g}")
+            self.told[name] = f"{clipped} of {values.size} values clipped to {LARGEST[self.to]:g}"
         # A lone constant guards against a division by zero (an epsilon): it must not become zero itself.
         if values.size == 1 and values.item() != 0 and abs(values.item()) < SMALLEST[self.to]:
-            self.notes.append(f"{name}: {values.item():g} raised to {SMALLEST[self.to]:g}, the least above zero")
+            self.told[name] = f"{values.item():g} raised to {SMALLEST[self.to]:g}, the least above zero"
             values = np.full_like(values, np.copysign(SMALLEST[self.to], values.item()))
         data = rounded(values, self.to)
         tensor.CopyFrom(helper.make_tensor(tensor.name, self.to, values.shape, data.tobytes(), raw=True))

@@ -10,11 +10,12 @@ from onnx import helper, numpy_helper
 
 from qntz.graph import nodes_of
 from qntz.quantizable import Candidate, node_names
+from qntz.quantize.formats import INT4
 from qntz.quantize.pairs import dequantized, require_free_names
-from qntz.quantize.weights import Scaling
+from qntz.quantize.weights import Weights
 
 
-def to_int4(model: onnx.ModelProto, chosen: Sequence[Candidate], scaling: Scaling) -> onnx.ModelProto:
+def to_int4(model: onnx.ModelProto, chosen: Sequence[Candidate], weights: Weights) -> onnx.ModelProto:
     """A copy of the model in which the chosen nodes read their weights, matrices, from four bits each.
 
     The weight is stored as the numbers -8..7, two in a byte, with a scale for each block of inputs, and a
@@ -28,36 +29,32 @@ def to_int4(model: onnx.ModelProto, chosen: Sequence[Candidate], scaling: Scalin
     graph = made.graph
     for node, name in zip(graph.node, node_names(graph), strict=True):
         node.name = name
-    weights = {one.weight: one.axis or 0 for one in chosen if one.weight is not None}
-    require_free_names(graph, list(weights))
-    held = {tensor.name: tensor for tensor in graph.initializer}
+    by_weight = {one.weight: one for one in chosen if one.weight is not None}
+    require_free_names(graph, list(by_weight))
     readers = {one.node: one.weight for one in chosen}
     added: dict[str, onnx.NodeProto] = {}
-    for weight, axis in weights.items():
-        array = numpy_helper.to_array(held[weight])
-        scales = scaling.scales(array, axis, weight)
-        numbers = scaling.format.rounded(array / scaling.spread(scales, array, axis)).astype(np.int8)
-        graph.initializer.append(_packed(numbers, f"{weight}_quantized"))
-        graph.initializer.append(numpy_helper.from_array(scales, f"{weight}_scale"))
+    for weight, one in by_weight.items():
+        graph.initializer.append(_packed(weights.numbers(one).astype(np.int8), f"{weight}_quantized"))
+        graph.initializer.append(numpy_helper.from_array(weights.scales(one), f"{weight}_scale"))
         added[weight] = helper.make_node(
             "DequantizeLinear",
             [f"{weight}_quantized", f"{weight}_scale"],
             [dequantized(weight)],
             name=f"{weight}_DequantizeLinear",
-            axis=1 - axis,
-            block_size=array.shape[1 - axis] // scales.shape[1 - axis],
+            axis=1 - (one.axis or 0),
+            block_size=weights.block(one),
         )
     nodes = []
     for node in graph.node:
-        weight = readers.get(node.name)
-        if weight is not None:
-            if weight in added:
-                nodes.append(added.pop(weight))
-            node.input[1] = dequantized(weight)
+        read = readers.get(node.name)
+        if read is not None:
+            if read in added:
+                nodes.append(added.pop(read))
+            node.input[1] = dequantized(read)
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unread(graph, set(weights))
+    _drop_unread(graph, set(by_weight))
     return made
 
 
@@ -66,7 +63,7 @@ def _packed(numbers: np.ndarray, name: str) -> onnx.TensorProto:
     flat = numbers.reshape(-1).astype(np.uint8) & 0xF
     flat = np.pad(flat, (0, flat.size % 2))
     data = (flat[0::2] | flat[1::2] << 4).astype(np.uint8).tobytes()
-    return helper.make_tensor(name, onnx.TensorProto.INT4, numbers.shape, data, raw=True)
+    return helper.make_tensor(name, INT4.kind, numbers.shape, data, raw=True)
 
 
 def _drop_unread(graph: onnx.GraphProto, names: set[str]) -> None:

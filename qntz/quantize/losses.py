@@ -8,29 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from qntz.histograms import Histogram
 from qntz.origins import Origin
 from qntz.quantizable import Candidate
 from qntz.quantize.formats import INT8, Format
 from qntz.quantize.prepared import Prepared
-from qntz.quantize.weights import Scaling
+from qntz.quantize.weights import Weights
 from qntz.statements import shown
 
 
 def kept(prepared: Prepared, come_from: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
     """By node: `input_db`, the SQNR in dB of the noisiest of its inputs, `weight_db`, that of its weight, each None
-    where none is quantized, and its `module` and `statement`."""
-    held = {tensor.name: tensor for tensor in prepared.model.graph.initializer}
-    scaling = prepared.scaling
-    inputs = {name: input_db(prepared.histograms[name], amax, scaling.format) for name, amax in prepared.ranges.items()}
+    where none is quantized, `block`, the inputs that share a scale, where any do, and its `module` and `statement`."""
+    weights = prepared.weights
+    format = weights.scaling.format
+    inputs = {name: input_db(prepared.histograms[name], amax, format) for name, amax in prepared.ranges.items()}
     told = {}
     for one in prepared.chosen:
         origin = come_from.get(one.node, Origin())
         told[one.node] = {
             "input_db": round(min(inputs[tensor] for tensor in one.activations), 2) if inputs else None,
-            "weight_db": None if one.weight is None else round(_weight_db(one, held[one.weight], scaling), 2),
+            "weight_db": None if one.weight is None else round(_weight_db(one, weights), 2),
+            **({"block": weights.block(one)} if weights.scaling.block else {}),
             "module": origin.module,
             "statement": origin.statement,
         }
@@ -42,12 +42,21 @@ def poor(layers: Mapping[str, Mapping[str, Any]], least_db: float, root: Path) -
     with its line in the source below `root`."""
     told = []
     for node, one in layers.items():
-        place = [one["module"], shown(one["statement"], root) if one["statement"] else ""]
-        where = f" ({', '.join(filter(None, place))})" if any(place) else ""
+        where = _place(one, root)
         for part in ("input", "weight"):
             if one[f"{part}_db"] is not None and one[f"{part}_db"] < least_db:
                 told.append(f"{node}{where} keeps {one[f'{part}_db']:g} dB of its {part}")
     return told
+
+
+def changed(constants: Mapping[str, Mapping[str, str]], root: Path) -> list[str]:
+    """A sentence for each constant that half precision cannot hold, as `Quantized.constants` tells them."""
+    return [f"{name}{_place(one, root)}: {one['what']}" for name, one in constants.items()]
+
+
+def _place(one: Mapping[str, Any], root: Path) -> str:
+    place = [one["module"], shown(one["statement"], root) if one["statement"] else ""]
+    return f" ({', '.join(filter(None, place))})" if any(place) else ""
 
 
 def input_db(histogram: Histogram, amax: float, format: Format = INT8) -> float:
@@ -56,10 +65,9 @@ def input_db(histogram: Histogram, amax: float, format: Format = INT8) -> float:
     return _decibels(float(counts @ values**2), float(counts @ format.noise(values, amax)))
 
 
-def _weight_db(one: Candidate, tensor: onnx.TensorProto, scaling: Scaling) -> float:
-    weight = onnx.numpy_helper.to_array(tensor)
-    lost = scaling.lost(weight, one.axis or 0, tensor.name)
-    return _decibels(float((weight.astype(np.float64) ** 2).sum()), float((lost**2).sum()))
+def _weight_db(one: Candidate, weights: Weights) -> float:
+    signal = float((weights.array(one).astype(np.float64) ** 2).sum())
+    return _decibels(signal, float((weights.lost(one) ** 2).sum()))
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -10,15 +10,12 @@ import onnx
 from qntz.errors import QuantizeError, one_line
 from qntz.graph import inferred, nodes_of, subgraphs
 from qntz.quantizable import WEIGHTED_OPS, Candidate, node_names
-from qntz.quantize.formats import INT8
 from qntz.quantize.ranges import scale_of
-from qntz.quantize.weights import Scaling
-
-LEAST_OPSET = 13  # the first with scales per channel
+from qntz.quantize.weights import Weights
 
 
 def with_pairs(
-    model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Mapping[str, float], scaling: Scaling
+    model: onnx.ModelProto, chosen: Sequence[Candidate], ranges: Mapping[str, float], weights: Weights
 ) -> onnx.ModelProto:
     """A copy of the model with Q/DQ pairs before the inputs and weights of the chosen nodes.
 
@@ -26,17 +23,11 @@ def with_pairs(
     quantized Conv feeds reads the other operand quantized, so that TensorRT can fuse the sum into the convolution.
 
     Args:
-        ranges: the largest magnitude of each activation that a chosen node reads. scaling: of all that is quantized.
+        ranges: the largest magnitude of each activation that a chosen node reads. weights: of the same model.
 
     Raises:
-        QuantizeError: the opset is below 13, ONNX Runtime's quantizer refuses the graph, or a scale of a weight is 0 in
-            half precision.
+        QuantizeError: ONNX Runtime's quantizer refuses the graph, or a scale of a weight is 0 in half precision.
     """
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset < LEAST_OPSET:
-        raise QuantizeError(
-            f"opset {opset} has no Q/DQ per channel", where="model", do=f"Set export.opset to {LEAST_OPSET} or more."
-        )
     model = inferred(model)
     for node, name in zip(model.graph.node, node_names(model.graph), strict=True):
         node.name = name
@@ -51,7 +42,7 @@ def with_pairs(
     for name, beta in betas.items():  # the quantizer resets beta, which only fits a quantized bias
         _set_beta(by_name[name], beta)
     _unshare(quantized.graph, chosen, ranges)
-    _set_scales(quantized.graph, chosen, ranges, scaling)
+    _set_scales(quantized.graph, chosen, ranges, weights)
     _order(quantized.graph, originals)
     quantized.producer_name, quantized.producer_version = model.producer_name, model.producer_version
     del quantized.metadata_props[:]
@@ -167,22 +158,19 @@ def _unshare(graph: onnx.GraphProto, chosen: Sequence[Candidate], ranges: Mappin
 
 
 def _set_scales(
-    graph: onnx.GraphProto, chosen: Sequence[Candidate], ranges: Mapping[str, float], scaling: Scaling
+    graph: onnx.GraphProto, chosen: Sequence[Candidate], ranges: Mapping[str, float], weights: Weights
 ) -> None:
     """Writes our scales, exactly (the quantizer's own arithmetic may round the last bit otherwise), and zero points of
     the format: the quantizer's are those of int8."""
     held = {tensor.name: tensor for tensor in graph.initializer}
-    scales = {tensor: np.array(scale_of(amax, scaling.format), np.float32) for tensor, amax in ranges.items()}
-    for one in chosen:
-        if one.weight is not None:
-            weight = onnx.numpy_helper.to_array(held[one.weight])
-            scales[one.weight] = scaling.scales(weight, one.axis or 0, one.weight)
+    format = weights.scaling.format
+    scales = {tensor: np.array(scale_of(amax, format), np.float32) for tensor, amax in ranges.items()}
+    scales.update({one.weight: weights.scales(one) for one in chosen if one.weight is not None})
     for tensor, exact in scales.items():
         held[f"{tensor}_scale"].CopyFrom(onnx.numpy_helper.from_array(exact, f"{tensor}_scale"))
-        if scaling.format is not INT8:
-            name = f"{tensor}_zero_point"
-            zeros = bytes(exact.size)
-            held[name].CopyFrom(onnx.helper.make_tensor(name, scaling.format.kind, exact.shape, zeros, raw=True))
+        name = f"{tensor}_zero_point"
+        zeros = bytes(exact.size)
+        held[name].CopyFrom(onnx.helper.make_tensor(name, format.kind, exact.shape, zeros, raw=True))
 
 
 def _order(graph: onnx.GraphProto, originals: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from qntz.quantize.pairs import with_pairs
 from qntz.quantize.patterns import excluded_by, matching
 from qntz.quantize.ranges import thresholds, zeros
 from qntz.quantize.rescaling import rescale
-from qntz.quantize.weights import Scaling
+from qntz.quantize.weights import Scaling, Weights
 from qntz.records import Arrays, ThresholdMethod
 
 
@@ -35,8 +35,8 @@ class Prepared:
     """A graph of which any nodes can be quantized.
 
     Attributes:
-        model: the float graph, rescaled, in an opset that has the format. chosen: the nodes to quantize. scaling: of
-            what is quantized. ranges: amax by tensor, none where weights alone are quantized.
+        model: the float graph, rescaled, in an opset that has the format. chosen: the nodes to quantize. weights: of
+            the model. ranges: amax by tensor, none where weights alone are quantized.
         histograms: of the rescaled graph, by tensor.
         means: of activations, by tensor, float64 by channel. correct: whether biases make up for the rounding of
             weights.
@@ -46,7 +46,7 @@ class Prepared:
 
     model: onnx.ModelProto
     chosen: tuple[Candidate, ...]
-    scaling: Scaling
+    weights: Weights
     ranges: dict[str, float]
     histograms: Mapping[str, Histogram]
     means: dict[str, np.ndarray]
@@ -59,21 +59,17 @@ class Prepared:
     def graph(self, nodes: Collection[str] | None = None) -> tuple[onnx.ModelProto, list[str]]:
         """The graph with Q/DQ before these of the chosen nodes, all for None; and those whose biases are corrected."""
         among = [one for one in self.chosen if nodes is None or one.node in nodes]
-        if self.scaling.format.activations:
+        if self.weights.scaling.format.activations:
             ranges = {tensor: self.ranges[tensor] for one in among for tensor in one.activations}
-            graph = with_pairs(self.model, among, dict(sorted(ranges.items())), self.scaling)
+            graph = with_pairs(self.model, among, dict(sorted(ranges.items())), self.weights)
         else:
-            graph = to_int4(self.model, among, self.scaling)
-        return graph, correct_biases(graph, among, self.means, self._lost()) if self.correct else []
+            graph = to_int4(self.model, among, self.weights)
+        return graph, correct_biases(graph, among, self.means, self.weights.lost) if self.correct else []
 
-    def _lost(self) -> Callable[[Candidate], np.ndarray]:
-        held = {tensor.name: tensor for tensor in self.model.graph.initializer}
 
-        def lost(one: Candidate) -> np.ndarray:
-            weight = onnx.numpy_helper.to_array(held[one.weight or ""])
-            return self.scaling.lost(weight, one.axis or 0, one.weight or "")
-
-        return lost
+def chooses(config: QuantizeConfig) -> bool:
+    """Whether a judge is asked for the method."""
+    return config.method == AUTO and FORMATS[config.precision].activations
 
 
 def prepare(
@@ -93,7 +89,6 @@ def prepare(
     """
     format = FORMATS[config.precision]
     scaling = Scaling(format, config.elsewhere == "fp16", 0 if format.activations else config.block)
-    model = raised(model, max(format.opset, HALF_OPSET if scaling.half else 0), onnx_path, probes)
     found = candidates(model)
     if not format.activations:
         found = _by_blocks(found, model, scaling)
@@ -101,19 +96,23 @@ def prepare(
     skipped = {c.node: excluded.get(c.node, c.refusal) for c in found if c.node in excluded or c.refusal}
     wanted = [candidate for candidate in found if candidate.node not in skipped]
     by_node: dict[str, list[int]] = {}
+    if wanted:
+        key = "quantize.elsewhere" if scaling.half and format.opset < HALF_OPSET else "quantize.precision"
+        model = raised(model, max(format.opset, HALF_OPSET if scaling.half else 0), onnx_path, probes, key)
     if config.rescale and format is INT8:
         by_node, histograms = rescale(model, wanted, histograms, onnx_path, probes)
     zero = zeros(wanted, histograms) if format.activations else {}
     skipped.update(zero)
     chosen = [candidate for candidate in wanted if candidate.node not in zero]
-    if not chosen and not excluded:
-        reasons = sorted(set(skipped.values()))
+    if not chosen and all(one.refusal for one in found if one.node in excluded):
+        reasons = sorted({zero.get(one.node, one.refusal) for one in found} - {""})
         raise QuantizeError(
             f"{format.name} would quantize nothing",
             why="; ".join(reasons) or "the graph has no Conv, ConvTranspose, Gemm or MatMul",
             do="Choose another precision.",
         )
-    own = _own_ranges(chosen, excluded, histograms, config, methods, come_from, scaling) if format.activations else {}
+    weights = Weights(model, scaling)
+    own = _own_ranges(chosen, skipped, histograms, config, methods, come_from, scaling) if format.activations else {}
     means = {name: sums.means for name, one in histograms.items() if (sums := one.sums) is not None}
 
     def ready(method: str, correct: bool, compared: Sequence[dict[str, Any]] = ()) -> Prepared:
@@ -122,7 +121,7 @@ def prepare(
             ranges = {**thresholds(chosen, histograms, methods[method], config.options, scaling), **own}
         skips = dict(sorted(skipped.items()))
         told = tuple(compared)
-        return Prepared(model, tuple(chosen), scaling, ranges, histograms, means, correct, method, skips, by_node, told)
+        return Prepared(model, tuple(chosen), weights, ranges, histograms, means, correct, method, skips, by_node, told)
 
     if not format.activations:
         return ready("", config.correct_biases)
@@ -164,7 +163,7 @@ def _by_blocks(found: Sequence[Candidate], model: onnx.ModelProto, scaling: Scal
 
 def _own_ranges(
     chosen: Sequence[Candidate],
-    excluded: Collection[str],
+    skipped: Collection[str],
     histograms: Mapping[str, Histogram],
     config: QuantizeConfig,
     methods: Mapping[str, ThresholdMethod],
@@ -182,7 +181,7 @@ def _own_ranges(
             raise QuantizeError("auto is no method of a layer", where=where, do=do)
         if name not in methods:
             raise QuantizeError(f"no threshold method {name!r}", where=where, do=did_you_mean(name, list(methods)))
-        matched = matching(pattern, [*(one.node for one in chosen), *excluded], come_from, where)
+        matched = matching(pattern, [*(one.node for one in chosen), *skipped], come_from, where)
         among = [candidate for candidate in chosen if candidate.node in matched]
         options = settings.get("options", {})
         for tensor, amax in thresholds(among, histograms, methods[name], options, scaling, where).items():

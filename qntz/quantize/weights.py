@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
 from qntz.config import BLOCKS
 from qntz.errors import QuantizeError
+from qntz.quantizable import Candidate
 from qntz.quantize.formats import Format
 
 SHRUNK = np.arange(32, 65) / 64  # of a block's range: the parts of it that the search tries
@@ -60,18 +62,21 @@ class Scaling:
         largest = np.abs(weight.astype(np.float64)).max(others)
         return self.held(np.where(largest > 0, largest / self.format.largest, 1.0), where)
 
-    def spread(self, scales: np.ndarray, weight: np.ndarray, axis: int) -> np.ndarray:
+    def numbers(self, weight: np.ndarray, axis: int, scales: np.ndarray) -> np.ndarray:
+        """The weight in numbers of the format, float64 of its shape."""
+        return self.format.rounded(weight / self._spread(scales, weight.shape, axis))
+
+    def lost(self, weight: np.ndarray, axis: int, scales: np.ndarray) -> np.ndarray:
+        """What the rounding takes from a weight, float64 of its shape."""
+        made = self.numbers(weight, axis, scales) * self._spread(scales, weight.shape, axis)
+        return np.asarray(weight.astype(np.float64) - made)
+
+    def _spread(self, scales: np.ndarray, shape: Sequence[int], axis: int) -> np.ndarray:
         """The scales as they multiply the weight's elements, float64."""
         wide = scales.astype(np.float64)
         if self.block:
-            return np.repeat(wide, weight.shape[1 - axis] // scales.shape[1 - axis], 1 - axis)
-        return wide.reshape([-1 if at == axis else 1 for at in range(weight.ndim)])
-
-    def lost(self, weight: np.ndarray, axis: int, where: str) -> np.ndarray:
-        """What the rounding takes from a weight, float64 of its shape."""
-        scales = self.spread(self.scales(weight, axis, where), weight, axis)
-        exact = weight.astype(np.float64)
-        return np.asarray(exact - self.format.rounded(exact / scales) * scales)
+            return np.repeat(wide, shape[1 - axis] // scales.shape[1 - axis], 1 - axis)
+        return wide.reshape([-1 if at == axis else 1 for at in range(len(shape))])
 
     def _least_error(self, weight: np.ndarray, axis: int) -> np.ndarray:
         """The scale of each block under which its squared error is least, of those that take in a part of its range."""
@@ -95,3 +100,35 @@ class Scaling:
             better = error < least
             best, least = np.where(better, tried, best), np.where(better, error, least)
         return np.asarray(best if axis == 1 else best.T).astype(np.float64)
+
+
+class Weights:
+    """The weights of a graph, each scaled once."""
+
+    def __init__(self, model: onnx.ModelProto, scaling: Scaling) -> None:
+        self.scaling = scaling
+        self._held = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._scales: dict[str, np.ndarray] = {}
+
+    def array(self, one: Candidate) -> np.ndarray:
+        """The weight of a node that has one."""
+        return np.asarray(onnx.numpy_helper.to_array(self._held[one.weight or ""]))
+
+    def scales(self, one: Candidate) -> np.ndarray:
+        """Its scales, as `Scaling.scales`."""
+        name = one.weight or ""
+        if name not in self._scales:
+            self._scales[name] = self.scaling.scales(self.array(one), one.axis or 0, name)
+        return self._scales[name]
+
+    def numbers(self, one: Candidate) -> np.ndarray:
+        """As `Scaling.numbers`."""
+        return self.scaling.numbers(self.array(one), one.axis or 0, self.scales(one))
+
+    def lost(self, one: Candidate) -> np.ndarray:
+        """As `Scaling.lost`."""
+        return self.scaling.lost(self.array(one), one.axis or 0, self.scales(one))
+
+    def block(self, one: Candidate) -> int:
+        """How many inputs of it share a scale; 0: all of an output."""
+        return self.scaling.block and self.scaling.block_of(self.array(one).shape, one.axis or 0)

@@ -97,7 +97,11 @@ def _route(run: Run) -> list[tuple[str, str]]:
 
 def _details(engine: EngineRun) -> tuple[str, list[str], list[tables.Table]]:
     shown = [tables.bindings(engine), tables.skipped(engine), tables.probes(engine), tables.facts(engine)]
-    return engine.name, [str(note) for note in engine.quantize.get("notes", ())], shown
+    lost = [
+        f"{name}{' in ' + one['module'] if one['module'] else ''}: {one['what']}"
+        for name, one in engine.quantize.get("constants", {}).items()
+    ]
+    return engine.name, [*lost, *map(str, engine.quantize.get("notes", ()))], shown
 
 
 def _layer_chart(run: Run) -> Chart | None:

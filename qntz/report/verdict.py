@@ -139,8 +139,8 @@ def _parity(stage: str, record: Record, note: str) -> Step:
 
 def _calibrate(run: Run) -> Step:
     kept = [material for material in run.materials if material.path == "histograms.npz"]
-    if not any(engine.precision in ("int8", "fp8", "int4") for engine in run.engines):
-        return Step("calibrate", "skipped", "not needed", "no int8 engine")
+    if not any(engine.quantize.get("calibrated") for engine in run.engines):
+        return Step("calibrate", "skipped", "not needed", "no engine asks for histograms")
     return Step("calibrate", "done", "histograms kept", size(kept[0].size) if kept else "")
 
 

@@ -42,12 +42,13 @@ def test_fp8_and_int4_end_in_engines(small: Project) -> None:
 
         engines["digits-fp8"]["engine"] = {}
         small.params(yaml.safe_dump({"models": MODELS, "engines": engines}))
-        refused = small.run("dvc", "repro", "engine@digits-fp8")
+        refused = small.run("dvc", "repro", "quantize@digits-fp8")
         assert refused.returncode != 0
         assert (
-            "error: engine digits-fp8: engine.compute_capabilities: fp8 takes compute capabilities by name:"
-            " tensorrt_rtx's default is for Ampere too, which has no fp8. Set [sm89, sm120], or those of your GPUs."
-        ) in refused.stderr + refused.stdout
+            "compute_capabilities: fp8 takes compute capabilities by name: tensorrt_rtx's default is for Ampere too,"
+            " which has no fp8. Set [sm89, sm120], or those of your GPUs."
+        ) in refused.stderr
+        assert "Running stage 'quantize@digits-fp8'" in refused.stdout  # which says so again, and does nothing
     finally:
         small.params(before)
         small.repro()

@@ -102,6 +102,11 @@ def test_the_command_converts_and_compares(tmp_path):
         (("gone", "x.json"), 1, "error: ranges: gone: cannot be read: No such file or directory.\n"),
         (("huge.json", "x.cache"), 1, "error: ranges: ranges: amax 1e+41 of 'a' has no scale in float32.\n"),
         (("tiny.json", "x.json"), 1, "error: ranges: ranges: amax 1e-50 of 'a' has no scale in float32.\n"),
+        (
+            ("fp8.json", "x.cache"),
+            1,
+            "error: ranges: fp8.json: are ranges of fp8: a calibration cache is int8's. Name a .json.\n",
+        ),
         (("old.cache", "folder"), 2, "error: ranges: folder: is a folder. Name a file.\n"),
         (("bytes", "x.json"), 1, "error: ranges: bytes: is no calibration cache and no ranges.json: it is no text.\n"),
     ],
@@ -109,6 +114,7 @@ def test_the_command_converts_and_compares(tmp_path):
 def test_the_command_refuses_in_one_line(tmp_path, arguments, code, message):
     (tmp_path / "old.cache").write_text(CACHE)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "fp8.json").write_text(json.dumps(as_json({"a": 448.0}, "fp8", "max")))
     for name, amax in (("huge", 1e41), ("tiny", 1e-50)):
         (tmp_path / f"{name}.json").write_text(json.dumps({"tensors": {"a": {"amax": amax}}}))
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")

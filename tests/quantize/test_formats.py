@@ -102,31 +102,33 @@ def test_onnx_runtime_does_not_drop_what_stands_before_fp8(graphs, bench):
 
 
 @pytest.mark.parametrize("net", ["mlp", "conv_net", "attention"])
-def test_fp8_keeps_more_than_channels_of_very_unequal_ranges_take(graphs, bench, rtx_build, net):
-    """Its steps grow with the magnitude, so that rescaling has nothing to do; biases are corrected as for int8."""
+def test_fp8_takes_channels_of_very_unequal_ranges_as_they_are(graphs, bench, rtx_build, net):
+    """Its steps grow with the magnitude, so that rescaling has nothing to do."""
     model = getattr(graphs, net)()
-    shape = [
-        7 if not isinstance(d.dim_value, int) or not d.dim_value else d.dim_value
-        for d in model.graph.input[0].type.tensor_type.shape.dim
-    ]
-    x = graphs.weight(*shape, scale=1)
-    x[:, 1] *= 60
+    x = graphs.weight(*[dim.dim_value or 7 for dim in model.graph.input[0].type.tensor_type.shape.dim], scale=1)
+    if net != "attention":  # one that is large is read by weights that are small
+        x[:, 1] *= 60
+        first = model.graph.initializer[0]
+        array = numpy_helper.to_array(first).copy()
+        array[:, 1] /= 60
+        first.CopyFrom(numpy_helper.from_array(array, first.name))
     histograms = bench.calibrated(model, x=x)
     wanted = bench.run(model, x=x)
 
     def sqnr(**config) -> float:
-        done = bench.quantized(model, histograms, **config)
+        done = bench.quantized(model, histograms, method="max", **config)
         got = ort.run(ort.session(runnable(done.file)), {"x": x})["y"]
         return 10 * np.log10(np.square(wanted).sum() / np.square(got - wanted).sum())
 
-    figures = {half: sqnr(precision="fp8", method="max", elsewhere=half) for half in ("fp32", "fp16")}
-    assert figures["fp32"] > 24
-    assert abs(figures["fp16"] - figures["fp32"]) < 3
+    plain = sqnr(precision="fp8")
+    assert plain > 24
+    assert abs(sqnr(precision="fp8", elsewhere="fp16") - plain) < 3
     size = rtx_build(bench.target.read_bytes())
     assert isinstance(size, int), size
-    assert bench.quantized(model, histograms, precision="fp8", method="max", rescale=False).notes[-1] == (
-        "rescale has no effect on fp8"
-    )
+    if net != "attention":
+        assert plain > sqnr(precision="int8", rescale=False) + 5
+    told = bench.quantized(model, histograms, precision="fp8", method="max", rescale=False).notes
+    assert told[-1] == "rescale has no effect on fp8"
 
 
 def test_methods_that_know_int8s_steps_are_refused_and_not_compared(graphs, bench):
@@ -230,15 +232,109 @@ def test_int4_needs_a_matrix(graphs, bench):
             QuantizeConfig(precision="int4", block=block)
 
 
-def test_zero_blocks_and_the_lowest_number(bench):
+def test_zero_blocks_and_the_lowest_number():
     weight = np.zeros((128, 3), np.float32)
     weight[:, 1] = np.tile(np.arange(-8, 8), 8) / 8  # exact at a scale of 1 / 8
     weight[5, 2] = -3
-    numbers = Scaling(INT4, block=64)
-    assert np.abs(numbers.lost(weight, 1, "w")).max() < 1e-6
-    assert not numbers.lost(weight, 1, "w")[:, :2].any()
-    assert numbers.scales(weight, 1, "w").shape == (2, 3)
-    np.testing.assert_array_equal(numbers.lost(weight.T.copy(), 0, "w"), numbers.lost(weight, 1, "w").T)
+    scaling = Scaling(INT4, block=64)
+    scales = scaling.scales(weight, 1, "w")
+    assert scales.shape == (2, 3)
+    lost = scaling.lost(weight, 1, scales)
+    assert np.abs(lost).max() < 1e-6
+    assert not lost[:, :2].any()
+    turned = weight.T.copy()
+    np.testing.assert_array_equal(scaling.lost(turned, 0, scaling.scales(turned, 0, "w")), lost.T)
+
+
+def test_onnx_runtime_does_not_round_what_int4_weights_read(graphs, bench):
+    """Of itself it makes the input int8 too."""
+    nodes = [("MatMul", ["x", "w"], ["y"], "matmul", {})]
+    model = graphs.model(nodes, {"w": graphs.weight(256, 24)}, {"x": ["n", 256]}, {"y": ["n", 24]})
+    done = bench.quantized(model, precision="int4", correct_biases=False)
+    x = graphs.weight(40, 256, scale=1)
+    x[:, 3] *= 200  # int8 would lose the others
+    plain, ours = bench.run(done.file, x=x), ort.run(ort.session(done.file), {"x": x})["y"]
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4)
+    import onnxruntime
+
+    theirs = onnxruntime.InferenceSession(done.file.data, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    if np.allclose(theirs, plain, rtol=1e-3, atol=1e-3):
+        pytest.skip("this processor's kernels do not round the input")
+
+
+def test_convolutions_in_fp8_are_those_of_the_graph_under_the_default_session(graphs, bench):
+    nodes = [
+        ("Conv", ["x", "k1"], ["c"], "first", {"pads": [1, 1, 1, 1]}),
+        ("Conv", ["c", "k2"], ["d"], "second", {}),
+        ("Conv", ["d", "k3"], ["y"], "third", {}),
+    ]
+    weights = {"k1": graphs.weight(4, 3, 3, 3), "k2": graphs.weight(5, 4, 2, 2), "k3": graphs.weight(2, 5, 1, 1)}
+    model = graphs.model(nodes, weights, {"x": ["n", 3, 6, 5]}, {"y": ["n", 2, 5, 4]})
+    x = graphs.weight(4, 3, 6, 5, scale=1)
+    done = bench.quantized(model, bench.calibrated(model, x=x), precision="fp8", method="max")
+    plain, ours = bench.run(done.file, x=x), ort.run(ort.session(done.file), {"x": x})["y"]
+    assert np.square(ours - plain).sum() < 1e-3 * np.square(bench.run(model, x=x) - plain).sum()
+
+
+def test_a_graph_with_branches_is_raised_whole(graphs, bench):
+    model = graphs.early_exit()
+    x = graphs.weight(3, 3, 4, 5, scale=1)
+    histograms = bench.calibrated(model, x=x)
+    done = bench.quantized(model, histograms, precision="fp8", method="max", elsewhere="fp16")
+    assert done.quantized == ("conv",)
+    for sign in (1, -1):  # either branch
+        wanted = bench.run(model, x=sign * x)
+        got = ort.run(ort.session(runnable(done.file)), {"x": sign * x})["y"]
+        np.testing.assert_allclose(got, wanted, atol=0.1 * np.abs(wanted).max())
+
+
+def test_weights_that_others_read_stay_floating_for_them_and_are_told(graphs, bench):
+    nodes = [
+        ("Gather", ["table", "ids"], ["e"], "embed", {}),
+        ("MatMul", ["e", "head"], ["a"], "one", {}),
+        ("MatMul", ["x", "head"], ["b"], "two", {}),
+        ("MatMul", ["x", "table"], ["c"], "tied", {}),
+        ("Add", ["a", "b"], ["s"], "sum", {}),
+        ("Concat", ["s", "c"], ["y"], "join", {"axis": 1}),
+    ]
+    weights = {"table": graphs.weight(128, 128), "head": graphs.weight(128, 5), "ids": np.int64([3, 1, 2, 0])}
+    model = graphs.model(nodes, weights, {"x": [4, 128]}, {"y": [4, 133]})
+    done = bench.quantized(model, precision="int4", correct_biases=False)
+    assert done.quantized == ("one", "two", "tied")
+    assert done.notes[0] == "table is stored in floating point too: what is not quantized reads it"
+    assert [node.op_type for node in bench.written.graph.node].count("DequantizeLinear") == 2
+    (n1, s1), (n2, s2) = stored(bench.written, "head"), stored(bench.written, "table")
+    head, table = n1 * np.repeat(s1, 128, 0), n2 * np.repeat(s2, 128, 0)
+    x = graphs.weight(4, 128, scale=1)
+    wanted = np.concatenate([weights["table"][weights["ids"]] @ head + x @ head, x @ table], 1)
+    np.testing.assert_allclose(bench.run(bench.written, x=x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_int4_in_half_precision_computes_what_it_stores(graphs, bench):
+    model = wide(graphs)
+    done = bench.quantized(model, precision="int4", correct_biases=False, elsewhere="fp16")
+    x = graphs.weight(5, 192, scale=1)
+    (n1, s1), (n2, s2) = stored(bench.written, "w1"), stored(bench.written, "w2")
+    held = {one.name: numpy_helper.to_array(one).astype(np.float64) for one in model.graph.initializer}
+    hidden = np.maximum(x @ (n1 * np.repeat(s1, 64, 1)).T + held["b1"], 0)
+    wanted = ((hidden @ (n2 * np.repeat(s2, 128, 0)) + held["b2"]) * held["w2"].sum()) @ held["w3"]
+    got = ort.run(ort.session(runnable(done.file)), {"x": x})["y"]
+    np.testing.assert_allclose(got, wanted, atol=0.01 * np.abs(wanted).max())
+
+
+def test_int4_asks_for_no_method_and_says_what_it_leaves(graphs, bench):
+    model = wide(graphs)
+    done = bench.quantized(model, precision="int4", correct_biases=True, method="auto")
+    assert done.compared == ()
+    assert done.corrected == ()
+    assert done.notes[:1] == ("no calibration data of what gemm, matmul read: biases stay",)
+    assert done.notes[-1] == "method has no effect on int4"
+    assert done.layers["gemm"]["block"] == 64
+    assert done.layers["matmul"]["block"] == 128
+    nodes = [("MatMul", ["x", "w"], ["y"], "head", {})]
+    small = graphs.model(nodes, {"w": graphs.weight(10, 3)}, {"x": [2, 10]}, {"y": [2, 3]})
+    with pytest.raises(QuantizeError, match="int4 would quantize nothing: its 10 inputs are no multiple of 64"):
+        bench.quantized(small, precision="int4", exclude=["head"])
 
 
 def test_each_layer_can_be_toggled(graphs, bench):
@@ -258,10 +354,10 @@ def test_a_graph_of_an_old_opset_is_raised_and_proven(graphs, bench, monkeypatch
     model = graphs.conv_net()  # ReduceMean's axes become an input at 18
     onnx.save(model, bench.source)
     x = graphs.weight(2, 3, 6, 5, scale=1)
-    higher = raised(model, 21, bench.source, [{"x": x}])
+    higher = raised(model, 21, bench.source, [{"x": x}], "quantize.precision")
     assert [one.version for one in higher.opset_import] == [21]
     np.testing.assert_array_equal(bench.run(higher, x=x), bench.run(model, x=x))
-    assert raised(higher, 19, bench.source, ()) is higher
+    assert raised(higher, 19, bench.source, (), "") is higher
     convert = onnx.version_converter.convert_version
 
     def wrong(model, opset):
@@ -272,10 +368,10 @@ def test_a_graph_of_an_old_opset_is_raised_and_proven(graphs, bench, monkeypatch
 
     monkeypatch.setattr(onnx.version_converter, "convert_version", wrong)
     with pytest.raises(QuantizeError) as caught:
-        raised(model, 21, bench.source, [{"x": x}])
+        raised(model, 21, bench.source, [{"x": x}], "quantize.precision")
     assert str(caught.value) == (
         "quantize.precision: opset 21 changes what the model computes: output 'y' is another on probe 0."
-        " Set export.opset to 21 or as near as your exporter goes."
+        " Set export.opset to 20."
     )
 
 
@@ -303,3 +399,34 @@ def test_a_bias_of_one_value_stays_as_it_is(graphs, bench, rtx_build):
         np.testing.assert_allclose(got, wanted, atol=0.1)
         size = rtx_build(packed(bench.written, "q.onnx").data)
         assert isinstance(size, int), size
+
+
+def test_what_the_converter_loses_is_refused(graphs, bench):
+    model = graphs.mlp()
+    x = graphs.weight(9, 6, scale=1)
+    histograms = bench.calibrated(model, x=x)
+    model.opset_import.append(onnx.helper.make_opsetid("acme", 1))
+    assert bench.quantized(model, histograms, precision="fp8", method="max").quantized == ("gemm", "matmul")
+    made = onnx.helper.make_function(
+        "acme",
+        "Twice",
+        ["a"],
+        ["b"],
+        [onnx.helper.make_node("Add", ["a", "a"], ["b"])],
+        [onnx.helper.make_opsetid("", 17)],
+    )
+    model.functions.append(made)
+    with pytest.raises(QuantizeError) as caught:
+        bench.quantized(model, histograms, precision="int8", elsewhere="fp16")
+    assert str(caught.value) == (
+        "quantize.elsewhere: ONNX cannot convert the graph from opset 17 to 19: it has functions of its own."
+        " Set export.opset to 19."
+    )
+
+
+def test_layers_may_name_what_stays_floating(graphs, bench):
+    model = graphs.mlp()
+    histograms = bench.calibrated(model, x=np.zeros((4, 6), np.float32))
+    layers = {"gemm": {"method": "max"}}
+    done = bench.quantized(model, histograms, precision="int8", layers=layers)
+    assert done.skipped["gemm"] == "its input 'x' was zero on all calibration data"

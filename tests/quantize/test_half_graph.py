@@ -197,15 +197,16 @@ def test_constants_beyond_half_are_clipped_and_told(graphs, bench):
     }
     model = graphs.model(nodes, weights, {"x": ["n", 4]}, {"y": ["n", 4]})
     quantized = bench.quantized(model, precision="fp16")
-    assert quantized.notes == (
-        "mask: 2 of 4 values clipped to 65504",
-        "epsilon: 1e-12 raised to 5.96046e-08, the least above zero",
-        "huge: 1 of 1 values clipped to 65504",
-    )
+    assert {name: one["what"] for name, one in quantized.constants.items()} == {
+        "mask": "2 of 4 values clipped to 65504",
+        "epsilon": "1e-12 raised to 5.96046e-08, the least above zero",
+        "huge": "1 of 1 values clipped to 65504",
+    }
     kept = {t.name: numpy_helper.to_array(t) for t in bench.written.graph.initializer}
     assert kept["mask"].tolist() == [0, -65504, -65504, -np.inf]
     assert kept["epsilon"] == 2.0**-24
-    assert bench.quantized(model, precision="bf16").notes == ("mask: 1 of 4 values clipped to 3.38953e+38",)
+    wide = bench.quantized(model, precision="bf16").constants
+    assert {name: one["what"] for name, one in wide.items()} == {"mask": "1 of 4 values clipped to 3.38953e+38"}
 
 
 def test_constants_in_attributes_are_converted(graphs, bench):

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from qntz.config import QuantizeConfig
 from qntz.histograms import Histogram, histogram_of
 from qntz.quantize import quantize
-from qntz.quantize.losses import input_db, poor
+from qntz.quantize.losses import changed, input_db, poor
 
 RANDOM = np.random.default_rng(4)
 SHAPES = {
@@ -84,4 +84,19 @@ def test_layers_that_keep_little_are_told_with_their_line(tmp_path):
         "bad (body.first, net.py:3 in Net.forward) keeps 12.5 dB of its input",
         "bad (body.first, net.py:3 in Net.forward) keeps 19 dB of its weight",
         "bare keeps 19.99 dB of its input",
+    ]
+
+
+@pytest.mark.parametrize("config", [{"precision": "fp16"}, {"precision": "int8", "elsewhere": "fp16", "method": "max"}])
+def test_constants_beyond_half_are_told_with_their_line(graphs, bench, tmp_path, config):
+    (tmp_path / "net.py").write_text("class Net:\n    def forward(self, x):\n        return self.second(x)\n")
+    model = graphs.mlp()
+    weights = {one.name: one for one in model.graph.initializer}
+    weights["b2"].CopyFrom(numpy_helper.from_array(np.float32([1, -7e5, 2, 8e5]), "b2"))
+    histograms = bench.calibrated(model, x=graphs.weight(90, 6, scale=1))
+    sources = {"bias": {"operator": "Add", "module": "body.second", "statement": "net.py:Net.forward:0"}}
+    settings = QuantizeConfig(**config, rescale=False, correct_biases=False)
+    done = quantize(bench.source, histograms, None, settings, methods=bench.methods, sources=sources)
+    assert changed(done.constants, tmp_path) == [
+        "b2 (body.second, net.py:3 in Net.forward): 2 of 4 values clipped to 65504"
     ]

@@ -66,10 +66,12 @@ def engine_records(paths: EnginePaths, *, layers: str = LAYERS, probes: str = PR
     records: dict[str, Any] = {
         "quantize": {
             "precision": "int8",
+            "calibrated": True,
             "method": "mse",
             "operators_after": {"Conv": 2, "Gemm": 1, "QuantizeLinear": 4, "DequantizeLinear": 4},
             "skipped": {"/stem/Add": "its axis is dynamic"},
             "passes": [],
+            "constants": {"mask": {"what": "1 of 4 values clipped to 65504", "module": "head", "statement": ""}},
             "notes": ["two tensors were never above zero"],
             "bytes": 22528,
         },

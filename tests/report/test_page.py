@@ -224,6 +224,7 @@ def test_an_engine_in_detail(one_engine: Writer):
         ["1", "logits", "3x10", "1.9e-2", "not measured"],
     ]
     assert "two tensors were never above zero" in shown.text
+    assert "mask in head: 1 of 4 values clipped to 65504" in shown.text
 
 
 def test_plugins_add_their_rows_by_section(one_engine: Writer):
