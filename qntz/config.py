@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qntz import targets
-from qntz.errors import ConfigError, did_you_mean
-from qntz.records import TensorSpec
+from qntz.errors import BackendError, ConfigError, did_you_mean
+from qntz.records import Range, TensorSpec
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 DTYPES = ("float32", "float16", "int32", "int64", "bool", "uint8", "int8")
@@ -28,6 +28,12 @@ METHODS = ("auto", "trace", "mixed", "script", "paths", "dynamo")
 SIMPLIFIERS = ("onnxsim", "onnxslim", "none")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
 BLOCKS = (64, 128)  # inputs that share a scale of int4, as TensorRT takes them
+MEMORY_POOLS = ("tactic_dram", "tactic_shared_memory", "dla_managed_sram", "dla_local_dram", "dla_global_dram")
+TACTIC_SOURCES = ("edge_mask_convolutions", "jit_convolutions", "cublas", "cublas_lt", "cudnn")
+TILING = ("none", "fast", "moderate", "full")
+VERBOSITIES = ("none", "layer_names_only", "detailed")
+REFITS = ("none", "all", "identical")
+COMPATIBILITIES = ("none", "ampere_plus", "same_compute_capability")
 SEVERITIES = ("error", "warning", "note", "off")
 COMPUTE_CAPABILITIES = (
     "sm75", "sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm103", "sm110", "sm120", "sm121"
@@ -360,14 +366,46 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """The engine: its backend; compute capabilities ("sm89"; none: the backend's default;
-    `tensorrt` wants the one of its GPU); the workspace in bytes;
-    the builder's optimization level (0..5)."""
+    """The engine, for the backends that have the option (`qntz.targets.HAVE`).
+
+    Attributes:
+        backend: its name. compute_capabilities: "sm89"; none: the backend's default; `tensorrt` wants the one of its
+            GPU.
+        profiles: optimization profiles: of each the sizes of some of the model's dynamic dimensions, {min, opt, max},
+            the others being the model's own; none: one, of the model's own.
+        workspace_bytes: of the largest scratch memory. memory_pools: the bytes of others, by TensorRT's names.
+        optimization_level: 0..5, how long the builder searches. tiling_level: one of TILING. aux_streams: of the engine
+            at most, 0 for none.
+        verbosity: what of the layers an inspector of the engine sees, one of VERBOSITIES.
+        tf32: whether float32 products may be rounded to 10 bits of mantissa. sparse_weights: whether kernels may use
+            that two of four weights are zero. weight_streaming: whether weights may stay in the host's memory.
+        refit: which weights can be replaced in the built engine, one of REFITS. strip_plan: whether it holds none of
+            those, which is smaller and takes a refit before it runs.
+        tactic_sources: kernels that may be used, by TensorRT's names; none: the default.
+        hardware_compatibility: one of COMPATIBILITIES. version_compatible: whether later versions of TensorRT may run
+            it. exclude_lean_runtime: leaves out of such a plan the runtime that reads it.
+        timing_cache: whether measured times of kernels are kept, and used by the next build on this GPU.
+    """
 
     backend: str = "tensorrt_rtx"
     compute_capabilities: list[str] = field(default_factory=list)
+    profiles: list[Any] = field(default_factory=list)
     workspace_bytes: int | None = None
+    memory_pools: dict[str, int] = field(default_factory=dict)
     optimization_level: int | None = None
+    tiling_level: str = "none"
+    aux_streams: int | None = None
+    verbosity: str = "layer_names_only"
+    tf32: bool = False
+    sparse_weights: bool = False
+    weight_streaming: bool = False
+    refit: str = "none"
+    strip_plan: bool = False
+    tactic_sources: list[str] = field(default_factory=list)
+    hardware_compatibility: str = "none"
+    version_compatible: bool = False
+    exclude_lean_runtime: bool = False
+    timing_cache: bool = False
 
     def __post_init__(self) -> None:
         for capability in self.compute_capabilities:
@@ -376,6 +414,38 @@ class EngineConfig:
             _at_least(self.workspace_bytes, 1, "workspace_bytes")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise ConfigError(f"{self.optimization_level} is no level", where="optimization_level", do="Give 0 to 5.")
+        if self.aux_streams is not None:
+            _at_least(self.aux_streams, 0, "aux_streams")
+        for pool, size in self.memory_pools.items():
+            _one_of(pool, MEMORY_POOLS, "memory_pools")
+            _at_least(size, 1, f"memory_pools.{pool}")
+        for source in self.tactic_sources:
+            _one_of(source, TACTIC_SOURCES, "tactic_sources")
+        for name, known in (
+            ("tiling_level", TILING),
+            ("verbosity", VERBOSITIES),
+            ("refit", REFITS),
+            ("hardware_compatibility", COMPATIBILITIES),
+        ):
+            _one_of(getattr(self, name), known, name)
+        if self.exclude_lean_runtime and not self.version_compatible:
+            do = "Set version_compatible: true."
+            raise ConfigError("there is no lean runtime to leave out", where="exclude_lean_runtime", do=do)
+        if self.strip_plan and self.refit == "none":
+            do = "Set refit: all, or identical for the same weights."
+            raise ConfigError("a stripped plan cannot run", where="strip_plan", why="no weight can be refitted", do=do)
+        for index, profile in enumerate(self.profiles):
+            where = f"profiles.{index}"
+            if not isinstance(profile, Mapping) or not profile:
+                do = "Give sizes of dimensions, {batch: {min: 1, opt: 1, max: 1}}."
+                raise ConfigError(f"{profile!r} is no profile", where=where, do=do)
+            self.profiles[index] = {name: build(DimConfig, one, f"{where}.{name}") for name, one in profile.items()}
+
+    def refusal(self, precision: str) -> BackendError | None:
+        """Why its backend cannot take it with a graph of this precision, as far as that is known beforehand."""
+        fields = dataclasses.fields(self)
+        options, defaults = ({one.name: getattr(given, one.name) for one in fields} for given in (self, EngineConfig()))
+        return targets.refusal(self.backend, options, defaults, precision)
 
 
 @dataclass(frozen=True)
@@ -415,9 +485,19 @@ class Config:
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
-        refused = targets.refusal(self.engine.backend, self.engine.compute_capabilities, self.quantize.precision)
+        refused = self.engine.refusal(self.quantize.precision)
         if refused is not None:
             raise ConfigError(refused.what, where=refused.where, why=refused.why, do=refused.do)
+        for index, profile in enumerate(self.engine.profiles):
+            for name, one in profile.items():
+                where = f"engine.profiles.{index}.{name}"
+                if name not in self.model.dims:
+                    do = did_you_mean(name, self.model.dims)
+                    raise ConfigError(f"no dimension {name!r}", where=where, do=do)
+                whole = self.model.dims[name]
+                if not (whole.min <= one.min and one.max <= whole.max):
+                    what = f"{one.min} to {one.max} leaves the model's {whole.min} to {whole.max}"
+                    raise ConfigError(what, where=where, do=f"Widen model.dims.{name}, which the model is tested over.")
 
 
 MODEL_STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "report")
@@ -509,13 +589,29 @@ def _expect(holds: bool, data: Any, wanted: str, where: str) -> None:
         raise ConfigError(f"{data!r} is not {wanted}", where=where)
 
 
-def tensor_specs(inputs: Mapping[str, InputConfig], dims: Mapping[str, DimConfig]) -> tuple[TensorSpec, ...]:
-    """The inputs with their shape ranges, in the order of forward's arguments."""
+def tensor_specs(
+    inputs: Mapping[str, InputConfig],
+    dims: Mapping[str, DimConfig],
+    profiles: Sequence[Mapping[str, DimConfig]] = (),
+) -> tuple[TensorSpec, ...]:
+    """The inputs with their shape ranges, in the order of forward's arguments.
 
-    def sizes(spec: InputConfig, which: str) -> tuple[int, ...]:
-        return tuple(getattr(dims[size], which) if isinstance(size, str) else size for size in spec.shape)
+    Args:
+        profiles: of each the sizes of some dimensions, the others being those of `dims`.
+    """
 
-    return tuple(
-        TensorSpec(name, spec.dtype, sizes(spec, "min"), sizes(spec, "opt"), sizes(spec, "max"))
-        for name, spec in inputs.items()
-    )
+    def shapes(spec: InputConfig, given: Mapping[str, DimConfig]) -> Range:
+        sizes = {**dims, **given}
+        low, best, high = (
+            tuple(getattr(sizes[size], which) if isinstance(size, str) else size for size in spec.shape)
+            for which in ("min", "opt", "max")
+        )
+        return low, best, high
+
+    specs = []
+    for name, spec in inputs.items():
+        ranges = [shapes(spec, given) for given in profiles] or [shapes(spec, {})]
+        low = tuple(map(min, zip(*(one[0] for one in ranges), strict=True)))
+        high = tuple(map(max, zip(*(one[2] for one in ranges), strict=True)))
+        specs.append(TensorSpec(name, spec.dtype, low, ranges[0][1], high, tuple(ranges) if profiles else ()))
+    return tuple(specs)

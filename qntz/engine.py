@@ -69,4 +69,5 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
         "min": list(spec.min),
         "opt": list(spec.opt),
         "max": list(spec.max),
+        **({"profiles": [[list(shape) for shape in one] for one in spec.profiles]} if spec.profiles else {}),
     }

@@ -290,15 +290,30 @@ class Capture:
         return isinstance(self.module, torch.export.ExportedProgram)
 
 
+Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""The smallest, the usual and the largest shape."""
+
+
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output: name, dtype as NumPy spells it, and shape range (one entry a dimension)."""
+    """An input or output: name, dtype as NumPy spells it, and shape range (one entry a dimension).
+
+    Attributes:
+        profiles: the ranges of several optimization profiles, which `min` and `max` span and whose first has `opt`;
+            none: there is one, of these.
+    """
 
     name: str
     dtype: str
     min: tuple[int, ...]
     opt: tuple[int, ...]
     max: tuple[int, ...]
+    profiles: tuple[Range, ...] = ()
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """(min, opt, max) of each optimization profile."""
+        return self.profiles or ((self.min, self.opt, self.max),)
 
 
 @dataclass(frozen=True)

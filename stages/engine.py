@@ -16,7 +16,7 @@ def work(job: Job) -> None:
     with Bar(f"engine {job.name}") as progress:
         built, record = build_engine(
             job.paths.quantized,
-            tensor_specs(model.inputs, model.dims),
+            tensor_specs(model.inputs, model.dims, config.profiles),
             config,
             job.config.quantize.precision,
             backend,

@@ -12,10 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from qntz import cuda, targets
+from qntz import cuda
 from qntz.builtin._tensorrt_guard import guard
+from qntz.builtin._tensorrt_options import refusal, set_options
 from qntz.builtin._tensorrt_run import NUMPY, EngineRunner
-from qntz.builtin._tensorrt_watch import last_errors, make_logger, make_monitor
+from qntz.builtin._tensorrt_timing import TimingCache
+from qntz.builtin._tensorrt_watch import last_errors, make_logger, make_monitor, without_driver_noise
 from qntz.config import EngineConfig
 from qntz.errors import BackendError, one_line
 from qntz.records import Built, Progress, Runner, TensorSpec
@@ -58,9 +60,12 @@ class TensorRTBackend:
             trt = self._module()
         except BackendError as error:
             return error
-        return self._full_refusal(config, precision) if self.name == FULL else self._rtx_refusal(trt, config, precision)
+        known = config.refusal(precision) or refusal(trt, config)
+        if known is not None:
+            return known
+        return self._full_refusal(config) if self.name == FULL else self._rtx_refusal(trt, config, precision)
 
-    def _full_refusal(self, config: EngineConfig, precision: str) -> BackendError | None:
+    def _full_refusal(self, config: EngineConfig) -> BackendError | None:
         version = self.version()
         if not version.startswith(tuple(f"{major}." for major in FULL_VERSIONS)):
             known = " and ".join(map(str, FULL_VERSIONS))
@@ -82,7 +87,7 @@ class TensorRTBackend:
                 why="its engine fits the GPU that it was built on, and a shared cache tells them apart by this",
                 do=f"Set [{here}], or build on a machine with the GPU that is meant.",
             )
-        return targets.refusal(self.name, config.compute_capabilities, precision)
+        return None
 
     def _rtx_refusal(self, trt: ModuleType, config: EngineConfig, precision: str) -> BackendError | None:
         for capability in config.compute_capabilities:
@@ -100,7 +105,15 @@ class TensorRTBackend:
                 why="tensorrt_rtx refuses bf16 and matrix products in fp32 on Turing",
                 do="Remove sm75, or set quantize.precision to fp16 or int8.",
             )
-        return targets.refusal(self.name, config.compute_capabilities, precision)
+        without_gpu = cuda.no_gpu_reason()
+        if config.refit != "none" and without_gpu is not None:
+            return BackendError(
+                f"tensorrt_rtx builds refit: {config.refit} only where there is a GPU",
+                where="engine.refit",
+                why=without_gpu,
+                do="Build on a GPU machine, or leave it out.",
+            )
+        return None
 
     def why_not_run(self, config: EngineConfig) -> str | None:
         """Why an engine built as `config` says cannot be run on this machine, in words; None where it can be."""
@@ -152,10 +165,13 @@ class TensorRTBackend:
         fitted = _fitted(network, {spec.name: spec for spec in inputs}, where)
         options = builder.create_builder_config()
         self._set_options(trt, options, config)
-        dynamic = _add_profile(builder, options, network, fitted, logger, where)
+        timings = TimingCache(trt, options, self._target(config)) if config.timing_cache else None
+        dynamic = _add_profiles(builder, options, network, fitted, logger, where)
         options.progress_monitor = monitor
         plan = builder.build_serialized_network(network, options)
         monitor.finish()
+        if timings is not None and plan is not None:
+            timings.save()
         if plan is None:
             raise BackendError(f"{self.name} cannot build the graph", where=where, why=last_errors(logger))
         return Built(
@@ -173,11 +189,7 @@ class TensorRTBackend:
         return EngineRunner(self._module(), plan)
 
     def _set_options(self, trt: ModuleType, options: Any, config: EngineConfig) -> None:
-        options.clear_flag(trt.BuilderFlag.TF32)  # on by default, though the graph says float32
-        if config.workspace_bytes is not None:
-            options.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_bytes)
-        if config.optimization_level is not None:
-            options.builder_optimization_level = config.optimization_level
+        set_options(trt, options, config)
         if self.name == RTX and config.compute_capabilities:
             options.num_compute_capabilities = len(config.compute_capabilities)
             for index, capability in enumerate(config.compute_capabilities):
@@ -247,7 +259,7 @@ def refused_nodes(trt: ModuleType, data: bytes) -> list[tuple[int, str, str]]:
 
 
 def _described(error: Any) -> str:
-    text = str(error.desc())
+    text = without_driver_noise(str(error.desc()))
     if "Plugin not found" in text:  # what the parser says of every operator that it does not know
         text = "no such operator, and no plugin of that name"
     return text.rstrip(".")
@@ -289,7 +301,7 @@ def _fitted(network: Any, specs: Mapping[str, TensorSpec], where: str) -> tuple[
         if spec.dtype != _dtype(tensor):
             why = f"model.inputs says {spec.dtype}"
             raise BackendError(f"input {name!r} is {_dtype(tensor)} in the graph", where=where, why=why)
-        for sizes in (spec.min, spec.opt, spec.max):
+        for sizes in (shape for one in spec.ranges for shape in one):
             if len(sizes) != len(shape) or any(d not in (-1, s) for d, s in zip(shape, sizes, strict=True)):
                 why = f"model.inputs and model.dims give {list(sizes)}"
                 raise BackendError(f"input {name!r} is {list(shape)} in the graph", where=where, why=why)
@@ -297,20 +309,21 @@ def _fitted(network: Any, specs: Mapping[str, TensorSpec], where: str) -> tuple[
     return tuple(fitted)
 
 
-def _add_profile(
+def _add_profiles(
     builder: Any, options: Any, network: Any, fitted: Iterable[TensorSpec], logger: Any, where: str
 ) -> bool:
-    """Sets the shape ranges of the dynamic inputs; False where there is none, and so no profile."""
+    """Sets the shape ranges of the dynamic inputs, profile by profile; False where there is none, and so no profile."""
     shapes = {tensor.name: tuple(tensor.shape) for tensor in map(network.get_input, range(network.num_inputs))}
     ranges = [spec for spec in fitted if -1 in shapes[spec.name]]
     if not ranges:
         return False
-    profile = builder.create_optimization_profile()
-    for spec in ranges:
-        profile.set_shape(spec.name, spec.min, spec.opt, spec.max)
-    if options.add_optimization_profile(profile) < 0:
-        named = ", ".join(f"{s.name} {list(s.min)} {list(s.opt)} {list(s.max)}" for s in ranges)
-        raise BackendError(f"the shape ranges are refused ({named})", where=where, why=last_errors(logger))
+    for index in range(len(ranges[0].ranges)):
+        profile = builder.create_optimization_profile()
+        for spec in ranges:
+            profile.set_shape(spec.name, *spec.ranges[index])
+        if options.add_optimization_profile(profile) < 0:
+            named = ", ".join(f"{s.name} {' '.join(str(list(shape)) for shape in s.ranges[index])}" for s in ranges)
+            raise BackendError(f"the shape ranges are refused ({named})", where=where, why=last_errors(logger))
     return True
 
 

@@ -55,6 +55,7 @@ class EngineRunner:
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         self._inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
         self._outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
+        self._profile = 0
 
     def run(self, inputs: Arrays) -> Arrays:
         """One run; inputs that the engine does not have are left out.
@@ -63,6 +64,7 @@ class EngineRunner:
             BackendError: an input is missing, of another dtype or outside of the engine's shape range; the run fails.
         """
         with cuda.buffers(self._device) as allocate:
+            self._choose_profile(inputs)
             # Host arrays are named here, so that they live until the stream is done with them.
             fed = [self._feed(name, inputs, allocate) for name in self._inputs]
             unknown = self._context.infer_shapes()
@@ -76,6 +78,22 @@ class EngineRunner:
             del fed
         return outputs
 
+    def _choose_profile(self, inputs: Arrays) -> None:
+        """Switches to the first optimization profile that takes all inputs; stays where there is one, or none fits."""
+        count = self._engine.num_optimization_profiles
+        for index in range(count if count > 1 else 0):
+            if all(self._fits(name, np.shape(inputs[name]), index) for name in self._inputs if name in inputs):
+                if index != self._profile:
+                    if not self._context.set_optimization_profile_async(index, self._device.stream):
+                        self._fail(f"profile {index} cannot be chosen", last_errors(self._logger))
+                    self._device.synchronize()
+                    self._profile = index
+                return
+
+    def _fits(self, name: str, shape: tuple[int, ...], profile: int) -> bool:
+        low, _, high = self._engine.get_tensor_profile_shape(name, profile)
+        return len(low) == len(shape) and all(a <= s <= b for a, s, b in zip(low, shape, high, strict=True))
+
     def _feed(self, name: str, inputs: Arrays, allocate: Callable[[int], int]) -> np.ndarray:
         """Copies an input to the GPU; returns the array that must stay alive until then."""
         if name not in inputs:
@@ -84,7 +102,7 @@ class EngineRunner:
         if array.dtype != dtype:
             self._fail(f"input {name!r} is {array.dtype}", f"the engine takes {dtype}")
         if not self._context.set_input_shape(name, tuple(array.shape)):
-            low, _, high = self._engine.get_tensor_profile_shape(name, 0)
+            low, _, high = self._engine.get_tensor_profile_shape(name, self._profile)
             self._fail(f"input {name!r} has shape {list(array.shape)}", f"the engine takes {list(low)} to {list(high)}")
         if self._on_host(name):
             self._set_address(name, array.ctypes.data)

@@ -16,7 +16,14 @@ from qntz.records import Progress
 ERRORS = ("INTERNAL_ERROR", "ERROR")
 KEPT = 50  # messages; the last ones tell why a build failed
 _PLACE = re.compile(r"\s*In \S+ at \S+:\d+")
+_NO_DRIVER_TAIL = re.compile(r"\s*\[checkMacros\.cpp::catchCudaError.*cudaError 35.*$", re.DOTALL)
+_SECOND_LOGGER = "differs from one already registered"  # of another builder in this process
 _NO_DRIVER = re.compile(r"cudaError 35\b|CUDA initialization failure with error: (35|100)\b")
+
+
+def without_driver_noise(text: str) -> str:
+    """A message without what TensorRT-RTX drags along about a missing driver while it builds without one."""
+    return _NO_DRIVER_TAIL.sub("", text)
 
 
 def make_logger(trt: ModuleType, *, drop_driver_noise: bool) -> Any:
@@ -37,6 +44,8 @@ def make_logger(trt: ModuleType, *, drop_driver_noise: bool) -> Any:
 
         def log(self, severity: Any, msg: str) -> None:
             if severity.name not in (*ERRORS, "WARNING") or (drop_driver_noise and _NO_DRIVER.search(msg)):
+                return
+            if _SECOND_LOGGER in msg:
                 return
             line = (severity.name, " ".join(_PLACE.sub("", msg).split()))
             if line not in self._kept:

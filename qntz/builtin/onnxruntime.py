@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from qntz import ort, targets
+from qntz import ort
 from qntz.config import EngineConfig
 from qntz.errors import BackendError, ExportError
 from qntz.hookspecs import hookimpl
 from qntz.records import Arrays, Backend, Built, Progress, Runner, TensorSpec
 
-LACKING = ("compute_capabilities", "workspace_bytes", "optimization_level")
 PHASE = "open a session"
 DTYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's other names are NumPy's
 
@@ -44,15 +43,6 @@ class OnnxRuntimeBackend:
 
     def refusal(self, config: EngineConfig, precision: str) -> BackendError | None:
         """Refuses the options and the precision that only the TensorRT backends have."""
-        for option in LACKING:
-            if getattr(config, option) not in (None, []):
-                have = "tensorrt_rtx has" if option == "compute_capabilities" else "tensorrt_rtx and tensorrt have"
-                return BackendError(
-                    f"onnxruntime has no {option}",
-                    where=f"engine.{option}",
-                    why=f"{have} this option",
-                    do="Remove it, or choose another engine.backend.",
-                )
         if precision == "bf16":
             return BackendError(
                 "onnxruntime has no bf16",
@@ -60,7 +50,7 @@ class OnnxRuntimeBackend:
                 why="its CPU kernels do not take bfloat16",
                 do="Choose fp16 or fp32, or another engine.backend.",
             )
-        return targets.refusal(self.name, config.compute_capabilities, precision)
+        return config.refusal(precision)
 
     def why_not_run(self, config: EngineConfig) -> str | None:
         return None

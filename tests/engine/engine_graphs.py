@@ -36,9 +36,15 @@ def saved(
 
 
 def linear(folder: Path, weight: np.ndarray = WEIGHT, batch: int | str = "batch") -> Path:
-    """y [batch, 3] = x [batch, 5] @ w."""
+    """y [batch, n] = x [batch, k] @ w, [k, n]."""
     node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
-    return saved(folder / "linear.onnx", [node], [info("x", (batch, 5))], [info("y", (batch, 3))], w=weight)
+    return saved(
+        folder / "linear.onnx",
+        [node],
+        [info("x", (batch, weight.shape[0]))],
+        [info("y", (batch, weight.shape[1]))],
+        w=weight,
+    )
 
 
 def control_flow(folder: Path) -> Path:

@@ -144,7 +144,7 @@ class _Builder:
         return _create(self._trt, "INetworkDefinition")
 
     def create_builder_config(self) -> Any:
-        return _create(self._trt, "IBuilderConfig", profiles=[])
+        return _create(self._trt, "IBuilderConfig", profiles=[], set={"TF32"})
 
     def create_optimization_profile(self) -> Any:
         return _create(self._trt, "IOptimizationProfile", ranges={})
@@ -153,6 +153,9 @@ class _Builder:
         monitor = config.__dict__.get("_progress_monitor")
         _require_ready(monitor)
         self._trt.seen["config"] = config
+        if "_timings" in config.__dict__:
+            found = network._model.graph.output[0].name
+            config._timings.__dict__["_known"] = sorted({*config._timings._known, found})
         monitor.phase_start("outer", None, 2)
         monitor.phase_start("inner", "outer", 1)
         monitor.step_complete("inner", 0)
@@ -170,6 +173,29 @@ class _Builder:
 
 
 class _Config:
+    def set_flag(self, flag: Any) -> None:
+        self._set.add(flag.name)
+
+    def clear_flag(self, flag: Any) -> None:
+        self._set.discard(flag.name)
+
+    def set_tactic_sources(self, tactic_sources: int) -> bool:
+        self._trt.seen["tactics"] = int(tactic_sources)
+        return True
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> Any:
+        known = json.loads(bytes(serialized_timing_cache) or b"[]")
+        return _create(self._trt, "ITimingCache", known=known)
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        if "foreign" in cache._known:
+            return False
+        self.__dict__["_timings"] = cache
+        return True
+
+    def get_timing_cache(self) -> Any:
+        return self._timings
+
     def add_optimization_profile(self, profile: Any) -> int:
         for low, best, high in profile._ranges.values():
             if not all(a <= b <= c for a, b, c in zip(low, best, high, strict=True)):
@@ -179,12 +205,24 @@ class _Config:
 
     def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
         self._trt.seen["pool"] = (pool.name, pool_size)
+        self._trt.seen.setdefault("pools", {})[pool.name] = pool_size
 
     def set_compute_capability(self, compute_capability: Any, index: int) -> bool:
         if index >= self._num_compute_capabilities:
             return False
         self._trt.seen.setdefault("capabilities", {})[index] = compute_capability.name
         return True
+
+
+class _TimingCache:
+    def combine(self, input_cache: Any, ignore_mismatch: bool) -> bool:
+        if "foreign" in input_cache._known:
+            return False
+        self.__dict__["_known"] = sorted({*self._known, *input_cache._known})
+        return True
+
+    def serialize(self) -> Any:
+        return _HostMemory(json.dumps(self._known).encode())
 
 
 class _Profile:
@@ -246,7 +284,13 @@ class _Runtime:
             return None
         model = onnx.load_from_string(serialized_engine)
         tensors = {tensor.name: tensor for tensor in (*model.graph.input, *model.graph.output)}
-        state = {"model": model, "tensors": tensors, "profiles": profiles, "num_io_tensors": len(tensors)}
+        state = {
+            "model": model,
+            "tensors": tensors,
+            "profiles": profiles,
+            "num_io_tensors": len(tensors),
+            "num_optimization_profiles": max(len(profiles), 1),
+        }
         return _create(self._trt, "ICudaEngine", **state)
 
 
@@ -268,17 +312,22 @@ class _Engine:
         return list(self._profiles[profile_index][name])
 
     def create_execution_context(self) -> Any:
-        return _create(self._trt, "IExecutionContext", engine=self, shapes={}, addresses={}, allocators={})
+        return _create(self._trt, "IExecutionContext", engine=self, shapes={}, addresses={}, allocators={}, at=0)
 
 
 class _Context:
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         fixed = _tensor(self._trt, self._engine._tensors[name])._shape
-        low, _, high = self._engine._profiles[0][name] if -1 in fixed else (fixed, fixed, fixed)
+        low, _, high = self._engine._profiles[self._at][name] if -1 in fixed else (fixed, fixed, fixed)
         if len(shape) != len(low) or not all(a <= s <= b for a, s, b in zip(low, shape, high, strict=True)):
             return False
         self._shapes[name] = tuple(shape)
         return True
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self._trt.seen.setdefault("chosen", []).append(int(profile_index))
+        self.__dict__["_at"] = int(profile_index)
+        return self._at < len(self._engine._profiles)
 
     def infer_shapes(self) -> list[str]:
         return [tensor.name for tensor in self._engine._model.graph.input if tensor.name not in self._shapes]
@@ -344,6 +393,7 @@ BODIES: dict[str, type] = {
     "IOptimizationProfile": _Profile,
     "IOutputAllocator": _Derived,
     "IProgressMonitor": _Derived,
+    "ITimingCache": _TimingCache,
     "OnnxParser": _Parser,
     "ParserError": _ParserError,
     "Runtime": _Runtime,

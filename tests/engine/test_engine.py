@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -57,12 +58,14 @@ def build(backend: Backend, path: Path = Path("a.onnx")) -> tuple[Built, dict]:
 def test_engine_json_holds_what_was_built() -> None:
     built, told = build(Small())
     assert built.plan == b"plan"
+    options = told.pop("options")
+    assert set(options) == {one.name for one in dataclasses.fields(EngineConfig)} - {"backend"}
+    assert (options["compute_capabilities"], options["optimization_level"], options["tf32"]) == ([], 2, False)
     assert told == {
         "backend": "small",
         "version": "3.1",
         "target": "a toaster",
         "precision": "int8",
-        "options": {"compute_capabilities": [], "workspace_bytes": None, "optimization_level": 2},
         "inputs": [{"name": "x", "dtype": "float32", "min": [1, 5], "opt": [4, 5], "max": [9, 5]}],
         "outputs": [],
         "bytes": 4,

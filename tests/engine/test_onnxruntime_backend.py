@@ -38,30 +38,30 @@ def test_the_plan_is_the_graph_and_runs_anywhere(tmp_path: Path) -> None:
     ("config", "text"),
     [
         (
-            EngineConfig(compute_capabilities=["sm89"]),
-            "engine.compute_capabilities: onnxruntime has no compute_capabilities: tensorrt_rtx has this option. Remove"
+            EngineConfig(backend="onnxruntime", compute_capabilities=["sm89"]),
+            "engine.compute_capabilities: onnxruntime has no compute_capabilities: tensorrt and tensorrt_rtx have this option. Remove"
             " it, or choose another engine.backend.",
         ),
         (
-            EngineConfig(workspace_bytes=1),
-            "engine.workspace_bytes: onnxruntime has no workspace_bytes: tensorrt_rtx and tensorrt have this option."
+            EngineConfig(backend="onnxruntime", workspace_bytes=1),
+            "engine.workspace_bytes: onnxruntime has no workspace_bytes: tensorrt and tensorrt_rtx have this option."
             " Remove it, or choose another engine.backend.",
         ),
         (
-            EngineConfig(optimization_level=0),
-            "engine.optimization_level: onnxruntime has no optimization_level: tensorrt_rtx and tensorrt have this"
+            EngineConfig(backend="onnxruntime", optimization_level=0),
+            "engine.optimization_level: onnxruntime has no optimization_level: tensorrt and tensorrt_rtx have this"
             " option. Remove it, or choose another engine.backend.",
         ),
     ],
 )
 def test_options_of_the_others_are_refused(config: EngineConfig, text: str) -> None:
     assert str(BACKEND.refusal(config, "fp32")) == text
-    assert BACKEND.refusal(EngineConfig(), "int8") is None
-    assert "onnxruntime has no bf16" in str(BACKEND.refusal(EngineConfig(), "bf16"))
+    assert BACKEND.refusal(EngineConfig(backend="onnxruntime"), "int8") is None
+    assert "onnxruntime has no bf16" in str(BACKEND.refusal(EngineConfig(backend="onnxruntime"), "bf16"))
     assert "quantize.precision: onnxruntime is not right in fp8: its optimizers drop a Relu" in str(
-        BACKEND.refusal(EngineConfig(), "fp8")
+        BACKEND.refusal(EngineConfig(backend="onnxruntime"), "fp8")
     )
-    assert BACKEND.refusal(EngineConfig(), "int4") is None
+    assert BACKEND.refusal(EngineConfig(backend="onnxruntime"), "int4") is None
 
 
 def test_a_graph_that_does_not_open_is_refused(tmp_path: Path) -> None:

@@ -432,3 +432,13 @@ def test_what_is_refused_of_fp8_and_int4_is_what_the_builder_refuses(rtx: Backen
                 assert rtx.build(path, [spec], config, Silent()).plan
             else:
                 assert "HW-specific datatypes" in refused(rtx, path, spec, config=config)
+
+
+def test_a_refusal_of_the_parser_says_nothing_of_the_driver(rtx: Backend, tmp_path: Path) -> None:
+    """As TensorRT-RTX does where an API call fails without a driver."""
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], "product")
+    path = saved(tmp_path / "odd.onnx", [node], [info("x", (2, 5))], [info("y", (2, 3))], w=np.ones((7, 3), np.float32))
+    told = refused(rtx, path, FIXED)
+    assert "product: last dimension of input0 = 5 and second to last dimension of input1 = 7 but must match" in told
+    assert "Cuda" not in told
+    assert "checkMacros" not in told
