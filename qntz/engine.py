@@ -8,9 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from qntz.config import EngineConfig
 from qntz.errors import BackendError, did_you_mean
-from qntz.records import Backend, Built, Progress, TensorSpec
+from qntz.graph import operators
+from qntz.origins import Origin
+from qntz.records import Backend, Built, Progress, Provided, TensorSpec
+from qntz.statements import shown
 
 
 def choose_backend(name: str, backends: Mapping[str, Backend]) -> Backend:
@@ -60,6 +65,41 @@ def build_engine(
         "made_from": dict(sorted(made_from.items())),
         "details": built.details,
     }
+
+
+def refused_table(
+    nodes: Sequence[tuple[int, str, str, str]],
+    model: onnx.ModelProto,
+    come_from: Mapping[str, Origin],
+    passes: Sequence[Provided],
+    root: Path,
+) -> list[str]:
+    """The nodes that a backend refuses, a line each under a head: node, operator, module, source line, reason, and the
+    graph pass that would take the operator out of the graph, where one is installed.
+
+    Args:
+        nodes: as `BackendError.nodes`. model: the graph. come_from: the origin of its nodes by name. passes: those that
+            are installed, whether the configuration lets them run or not. root: of the sources.
+    """
+    helps = {operator: _helping(operator, model, passes) for operator in {node[2] for node in nodes}}
+    rows = [("node", "operator", "module", "source", "why", "what helps")]
+    for _, name, operator, why in nodes:
+        origin = come_from.get(name, Origin())
+        source = shown(origin.statement, root) if origin.statement else ""
+        rows.append((name, operator, origin.module, source, why, helps[operator]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _helping(operator: str, model: onnx.ModelProto, passes: Sequence[Provided]) -> str:
+    before = operators(model)
+    for one in passes:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        changed, fired = one.record.apply(copy)
+        if fired and operators(changed).get(operator, 0) < before.get(operator, 0):
+            return f"graph pass {one.record.name} (of {one.provider}): take it out of simplify.forbid"
+    return ""
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

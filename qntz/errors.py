@@ -93,7 +93,24 @@ class QuantizeError(QntzError):
 
 
 class BackendError(QntzError):
-    """A backend cannot work here, or refuses the graph."""
+    """A backend cannot work here, or refuses the graph.
+
+    Attributes:
+        nodes: those that it refuses: of each the position among all nodes, -1 where that is not known, its name, its
+            operator, and why.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        why: str = "",
+        do: str = "",
+        nodes: Sequence[tuple[int, str, str, str]] = (),
+    ):
+        super().__init__(what, where=where, why=why, do=do)
+        self.nodes = tuple(nodes)
 
 
 class ArtifactError(QntzError):

@@ -1,5 +1,8 @@
 """engine: the backend's engine, with everything that it was made from."""
 
+import sys
+
+from qntz.errors import BackendError
 from stages.entry import Job, run
 
 
@@ -13,24 +16,45 @@ def work(job: Job) -> None:
 
     config, model = job.config.engine, job.config.model
     backend = choose_backend(config.backend, job.plugins.records("qntz_backends"))
-    with Bar(f"engine {job.name}") as progress:
-        built, record = build_engine(
-            job.paths.quantized,
-            tensor_specs(model.inputs, model.dims, config.profiles),
-            config,
-            job.config.quantize.precision,
-            backend,
-            progress,
-            {
-                "quantized.onnx": digest_file(job.paths.quantized),
-                "files": made_from(read_model(job.paths.quantized)),
-                **{key: job.inputs[key] for key in ("code", "plugins", "tools")},
-            },
-        )
+    try:
+        with Bar(f"engine {job.name}") as progress:
+            built, record = build_engine(
+                job.paths.quantized,
+                tensor_specs(model.inputs, model.dims, config.profiles),
+                config,
+                job.config.quantize.precision,
+                backend,
+                progress,
+                {
+                    "quantized.onnx": digest_file(job.paths.quantized),
+                    "files": made_from(read_model(job.paths.quantized)),
+                    **{key: job.inputs[key] for key in ("code", "plugins", "tools")},
+                },
+            )
+    except BackendError as error:
+        _tell(job, error)
+        raise
     write_bytes(job.paths.plan, built.plan)
     write_json(job.paths.engine_json, record)
     what = f"{backend.name} {built.version} for {built.target}"
     job.say(f"{what}, {len(built.plan):,} bytes in {built.seconds:.1f} s")
+
+
+def _tell(job: Job, error: BackendError) -> None:
+    """The refused nodes as a table. What this reads beside the graph is no input of the stage: no failure is kept."""
+    from qntz.artifacts import read_json
+    from qntz.engine import refused_table
+    from qntz.origins import origins
+    from qntz.packed import read_model
+    from qntz.plugins import load
+
+    if not error.nodes:
+        return
+    model = read_model(job.paths.quantized)
+    sources = read_json(job.of.sources) if job.of.sources.is_file() else {}
+    passes = load(job.root, "simplify").provided("qntz_graph_passes", phase="simplify")
+    for line in refused_table(error.nodes, model, origins(model, sources), passes, job.root):
+        print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

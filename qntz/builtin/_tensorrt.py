@@ -262,6 +262,8 @@ def _described(error: Any) -> str:
     text = without_driver_noise(str(error.desc()))
     if "Plugin not found" in text:  # what the parser says of every operator that it does not know
         text = "no such operator, and no plugin of that name"
+    if text.strip() in ("", "false"):  # an assertion's text, and nothing else
+        text = "the parser does not take it"
     return text.rstrip(".")
 
 
@@ -279,6 +281,7 @@ def _parser_refusal(parser: Any, logger: Any, where: str) -> BackendError:
         where=where,
         why="; ".join(shown) + more,
         do="Rewrite them by a plugin (qntz_symbolics, qntz_graph_passes), or change the model.",
+        nodes=[(error.node(), error.node_name(), error.node_operator(), _described(error)) for error in errors],
     )
 
 
