@@ -458,10 +458,38 @@ class VerifyConfig:
 
 
 @dataclass(frozen=True)
+class GateConfig:
+    """What an engine must reach; what is not named is not asked.
+
+    Attributes:
+        metric_drop: the model's metric may fall so far below the eager model's (0.005: half a point). sqnr_db,
+            agreement: the least. bytes: of the engine at most. baseline: another engine of the model, to whose bytes
+            `bytes_ratio` bounds its own.
+    """
+
+    metric_drop: float | None = None
+    sqnr_db: float | None = None
+    agreement: float | None = None
+    bytes: int | None = None
+    baseline: str | None = None
+    bytes_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("metric_drop", "sqnr_db", "agreement", "bytes", "bytes_ratio"):
+            if (value := getattr(self, name)) is not None:
+                _at_least(value, 0, name)
+        if (self.baseline is None) != (self.bytes_ratio is None):
+            do = "Give both: {baseline: digits-fp32, bytes_ratio: 0.5}."
+            raise ConfigError("a baseline and a bytes_ratio go together", where="baseline", do=do)
+
+
+@dataclass(frozen=True)
 class ReportConfig:
-    """The report: how many of the worst layers it lists. `engines` is set by compose: those of this model."""
+    """The report: how many of the worst layers it lists, and gates by engine (patterns as fnmatch has them). `engines`
+    is set by compose: those of this model."""
 
     layers: int = 20
+    gates: dict[str, GateConfig] = field(default_factory=dict)
     engines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

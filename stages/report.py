@@ -1,4 +1,4 @@
-"""report: one page that compares the model's engines, and their figures per layer for `dvc plots show`."""
+"""report: one page that compares the model's engines, their figures per layer for `dvc plots show`, and gates."""
 
 from stages.entry import Job, run
 
@@ -8,9 +8,11 @@ def work(job: Job) -> None:
 
     from qntz.artifacts import write_text
     from qntz.report import gather, plots_csv, render_html, terminal_summary
+    from qntz.report.gates import gates, require, table
 
     config = job.config.report
     found = gather(job.of, config.engines)
+    asked = gates(found, config.gates)
     rows = job.plugins.rows(found.as_dict())
     write_text(job.of.report, render_html(found, rows, config))
     write_text(job.of.plots, plots_csv(found))
@@ -18,6 +20,9 @@ def work(job: Job) -> None:
     # a log has no width to fit into: rather long lines than cut figures
     Console(width=max(console.width, 120) if not console.is_terminal else None).print(terminal_summary(found))
     job.say(f"build/reports/{job.name}.html")
+    if config.gates:
+        console.print(table(asked))
+        require(asked)
 
 
 if __name__ == "__main__":

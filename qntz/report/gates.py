@@ -1,0 +1,103 @@
+"""Gates: what engines must reach (`report.gates`), beside what was measured."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qntz.config import GateConfig
+from qntz.errors import ConfigError, ParityError, did_you_mean
+from qntz.report.run import EngineRun, Run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition on one engine.
+
+    Attributes:
+        engine: its name. asked: of what. wanted: the bound, in words. measured: the figure, None where there is none.
+        holds: whether it is within the bound; never without a figure.
+    """
+
+    engine: str
+    asked: str
+    wanted: str
+    measured: float | None
+    holds: bool
+
+
+def gates(run: Run, config: Mapping[str, GateConfig]) -> list[Gate]:
+    """Each condition of the configuration, engine by engine.
+
+    Raises:
+        ConfigError: a pattern matches no engine of the model, or a baseline is none.
+    """
+    names = [engine.name for engine in run.engines]
+    found = []
+    for pattern, gate in config.items():
+        where = f"report.gates.{pattern}"
+        matched = [engine for engine in run.engines if fnmatch.fnmatchcase(engine.name, pattern)]
+        if not matched:
+            raise ConfigError("matches no engine of the model", where=where, do=did_you_mean(pattern, names))
+        if gate.baseline is not None and gate.baseline not in names:
+            do = did_you_mean(gate.baseline, names)
+            raise ConfigError(f"no engine {gate.baseline!r} of the model", where=f"{where}.baseline", do=do)
+        for engine in matched:
+            found += _of(engine, gate, run)
+    return found
+
+
+def require(found: list[Gate]) -> None:
+    """Raises ParityError where a gate does not hold."""
+    failed = [one for one in found if not one.holds]
+    if failed:
+        told = "; ".join(f"{one.engine}: {one.asked} {_said(one.measured)}, wanted {one.wanted}" for one in failed)
+        what = f"{len(failed)} of {len(found)} gates do not hold"
+        raise ParityError(what, where="report.gates", why=told, do="Change the engine, or what is asked of it.")
+
+
+def table(found: list[Gate]) -> Table:
+    """What was wanted and what was measured, for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title="gates", box=None, pad_edge=False, title_justify="left")
+    for head in ("engine", "of", "wanted", "measured", ""):
+        made.add_column(head, justify="right" if head in ("wanted", "measured") else "left")
+    for one in found:
+        cells = (one.engine, one.asked, one.wanted, _said(one.measured), "holds" if one.holds else "FAILED")
+        made.add_row(*map(Text, cells))
+    return made
+
+
+def _of(engine: EngineRun, gate: GateConfig, run: Run) -> Iterator[Gate]:
+    def most(asked: str, bound: float | None, measured: float | None) -> Iterator[Gate]:
+        if bound is not None:
+            holds = measured is not None and measured <= bound + 1e-9
+            yield Gate(engine.name, asked, f"at most {bound:,.6g}", measured, holds)
+
+    def least(asked: str, bound: float | None, measured: float | None) -> Iterator[Gate]:
+        if bound is not None:
+            yield Gate(
+                engine.name, asked, f"at least {bound:,.6g}", measured, measured is not None and measured >= bound
+            )
+
+    score, eager = engine.figure(run.metric), engine.figure(f"{run.metric}_eager")
+    drop = None if score is None or eager is None else eager - score
+    yield from most(f"drop of {run.metric or 'the metric'}", gate.metric_drop, drop)
+    yield from least("SQNR, dB", gate.sqnr_db, engine.figure("sqnr_db"))
+    yield from least("agreement", gate.agreement, engine.figure("agreement"))
+    yield from most("bytes", gate.bytes, engine.plan_bytes)
+    baseline = next((one.plan_bytes for one in run.engines if one.name == gate.baseline), None)
+    ratio = engine.plan_bytes / baseline if engine.plan_bytes is not None and baseline else None
+    yield from most(f"bytes over {gate.baseline}", gate.bytes_ratio, ratio)
+
+
+def _said(value: float | None) -> str:
+    return "not measured" if value is None else "NaN" if math.isnan(value) else f"{value:,.6g}"

@@ -1,0 +1,96 @@
+"""Gates: bounds by engine, beside what was measured."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from qntz.config import GateConfig, ReportConfig, build
+from qntz.errors import ConfigError, ParityError
+from qntz.report import gather
+from qntz.report.gates import gates, require, table
+from tests.report.conftest import engine_records, model_records
+
+
+@pytest.fixture
+def run(paths):
+    """digits-int8 of 92,160 bytes, accuracy 0.9733 eager and 0.9711, 33.25 dB; digits-fp32 of 184,320 bytes."""
+    model_records(paths)
+    engine_records(paths.engine("digits-int8"))
+    engine_records(paths.engine("digits-fp32"), engine={"bytes": 184320}, metrics={"engine_run": "yes"})
+    return gather(paths, ["digits-fp32", "digits-int8"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "holds", "measured"),
+    [
+        ({"metric_drop": 0.0023}, True, 0.0022),
+        ({"metric_drop": 0.0021}, False, 0.0022),
+        ({"sqnr_db": 33.25}, True, 33.25),
+        ({"sqnr_db": 33.26}, False, 33.25),
+        ({"agreement": 0.9999}, True, 0.99997),
+        ({"agreement": 1.0}, False, 0.99997),
+        ({"bytes": 92160}, True, 92160),
+        ({"bytes": 92159}, False, 92160),
+        ({"baseline": "digits-fp32", "bytes_ratio": 0.5}, True, 0.5),
+        ({"baseline": "digits-fp32", "bytes_ratio": 0.49}, False, 0.5),
+    ],
+)
+def test_a_bound_is_held_against_what_was_measured(run, asked, holds, measured):
+    (one,) = gates(run, {"digits-int8": GateConfig(**asked)})
+    assert (one.holds, one.measured) == (holds, pytest.approx(measured))
+    if holds:
+        require([one])
+        return
+    with pytest.raises(ParityError, match="^report.gates: 1 of 1 gates do not hold: digits-int8: "):
+        require([one])
+
+
+def test_what_was_not_measured_never_holds(run):
+    found = gates(run, {"*": GateConfig(sqnr_db=0, metric_drop=1)})
+    assert [(one.engine, one.holds, one.measured is None) for one in found] == [
+        ("digits-fp32", False, True),
+        ("digits-fp32", False, True),
+        ("digits-int8", True, False),
+        ("digits-int8", True, False),
+    ]
+    with pytest.raises(ParityError) as caught:
+        require(found)
+    assert str(caught.value) == (
+        "report.gates: 2 of 4 gates do not hold: digits-fp32: drop of accuracy not measured, wanted at most 1;"
+        " digits-fp32: SQNR, dB not measured, wanted at least 0. Change the engine, or what is asked of it."
+    )
+
+
+def test_the_table(run):
+    from rich.console import Console
+
+    text = io.StringIO()
+    Console(width=120, file=text).print(table(gates(run, {"*int8": GateConfig(sqnr_db=35, bytes=100_000)})))
+    lines = [" ".join(line.split()) for line in text.getvalue().splitlines()]
+    assert lines == [
+        "gates",
+        "engine of wanted measured",
+        "digits-int8 SQNR, dB at least 35 33.25 FAILED",
+        "digits-int8 bytes at most 100,000 92,160 holds",
+    ]
+
+
+def test_refusals(run):
+    with pytest.raises(
+        ConfigError, match="^report.gates.digits-in8: matches no engine of the model. Did you mean 'digits-int8'"
+    ):
+        gates(run, {"digits-in8": GateConfig(sqnr_db=1)})
+    with pytest.raises(
+        ConfigError, match="^report.gates.*.baseline: no engine 'digits-fp3' of the model. Did you mean"
+    ):
+        gates(run, {"*": GateConfig(baseline="digits-fp3", bytes_ratio=1)})
+    for given, message in (
+        ({"sqnr": 1}, "report.gates.e: unknown key 'sqnr'. Did you mean 'sqnr_db'?"),
+        ({"bytes": -1}, "report.gates.e.bytes: -1 is too small"),
+        ({"bytes_ratio": 0.5}, "report.gates.e.baseline: a baseline and a bytes_ratio go together."),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            build(ReportConfig, {"gates": {"e": given}}, "report")
+        assert message in str(caught.value)
