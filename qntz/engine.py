@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import importlib.metadata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,22 @@ def build_engine(
         "made_from": dict(sorted(made_from.items())),
         "details": built.details,
     }
+
+
+def licences(tools: Iterable[str]) -> dict[str, str]:
+    """The licence of each installed distribution, as it states it; those that state none, or are none, are left out."""
+    found = {}
+    for name in tools:
+        try:
+            told = importlib.metadata.metadata(name)
+        except importlib.metadata.PackageNotFoundError:  # Python itself
+            continue
+        classified = [one.rpartition(" :: ")[2] for one in told.get_all("Classifier", []) if one.startswith("License")]
+        stated = told.get("License-Expression") or ", ".join(classified) or (told.get("License") or "").splitlines()[:1]
+        licence = stated if isinstance(stated, str) else "".join(stated)
+        if licence:
+            found[name] = licence
+    return found
 
 
 def refused_table(

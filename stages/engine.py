@@ -9,7 +9,7 @@ from stages.entry import Job, run
 def work(job: Job) -> None:
     from qntz.artifacts import digest_file, write_bytes, write_json
     from qntz.config import tensor_specs
-    from qntz.engine import build_engine, choose_backend
+    from qntz.engine import build_engine, choose_backend, licences
     from qntz.graph import made_from
     from qntz.packed import read_model
     from qntz.progress import Bar
@@ -31,6 +31,7 @@ def work(job: Job) -> None:
                     **{key: job.inputs[key] for key in ("code", "plugins", "tools")},
                 },
             )
+        record["licences"] = licences(job.inputs["tools"])
     except BackendError as error:
         _tell(job, error)
         raise
