@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qntz.errors import ArtifactError, ConfigError, did_you_mean
+from qntz.errors import ArtifactError, ConfigError, did_you_mean, one_line
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 SAME_DB = 0.5  # layers whose SQNR differs by less are not listed
@@ -67,23 +67,47 @@ class _Engine:
         return dict(_flat({**self.engine, "quantize": {key: self.quantize.get(key) for key in kept}}))
 
     def precision(self, node: str) -> str:
-        return str(self.engine["precision"]) if node in self.quantize.get("quantized", ()) else "float"
+        """Of a node: the engine's, where it was lowered by name."""
+        return str(self.engine["precision"]) if node in self.quantize.get("quantized", ()) else "-"
 
 
 def _read(root: Path, name: str) -> _Engine:
-    """The records of an engine, wherever its model is."""
-    from qntz.artifacts import BUILD, ModelPaths, read_json
+    """The records of an engine of params.yaml, as it is composed now."""
+    from qntz.artifacts import ModelPaths
+    from qntz.compose import compose
 
-    folders = {path.parent.name: path for path in sorted((root / BUILD / "models").glob("*/engines/*/engine.json"))}
-    if name not in folders:
-        what = f"no engine {name!r} was built here"
-        raise ConfigError(what, where=BUILD, do=f"{did_you_mean(name, folders)} Run `dvc repro engine@{name}`.")
-    files = ModelPaths(root, folders[name].parents[2].name).engine(name)
-    quantize = read_json(files.quantize_json)
-    return _Engine(name, read_json(files.engine_json), quantize, _layer_figures(files.layer_figures))
+    result = compose(root)
+    if ("engines", name) in result.errors:
+        raise result.errors["engines", name]
+    if name not in result.engines:
+        raise ConfigError(f"no engine {name!r}", where="params.yaml", do=did_you_mean(name, list(result.engines)))
+    files = ModelPaths(root, result.engines[name]["model_name"]).engine(name)
+    engine = _record(files.engine_json, name, ("backend", "version", "target", "precision", "bytes", "plan_sha256"))
+    for key, kind in (("options", dict), ("inputs", list), ("outputs", list), ("made_from", dict)):
+        if not isinstance(engine.get(key), kind):
+            raise _damaged(files.engine_json, f"no {key}", name)
+    return _Engine(name, engine, _record(files.quantize_json, name), _layer_figures(files.layer_figures, name))
 
 
-def _layer_figures(path: Path) -> dict[str, float | None]:
+def _record(path: Path, name: str, keys: Sequence[str] = ()) -> Mapping[str, Any]:
+    from qntz.artifacts import read_json
+
+    if not path.is_file():
+        raise ArtifactError("is missing", where=str(path), do=f"Run `dvc repro engine@{name}`.")
+    record = read_json(path)
+    missing = [key for key in keys if not isinstance(record, dict) or key not in record]
+    if missing or not isinstance(record, dict):
+        raise _damaged(path, f"no {missing[0]}" if missing else "it is no mapping", name)
+    return record
+
+
+def _damaged(path: Path, why: str, name: str) -> ArtifactError:
+    return ArtifactError(
+        "is damaged, or of an older qntz", where=str(path), why=why, do=f"Run `dvc repro verify@{name}`."
+    )
+
+
+def _layer_figures(path: Path, name: str) -> dict[str, float | None]:
     """Nothing where the engine was not verified yet."""
     if not path.is_file():
         return {}
@@ -92,11 +116,13 @@ def _layer_figures(path: Path) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
         for row in rows:
             figure = float(row["sqnr_db"]) if row["sqnr_db"] else None
+            if figure is not None and math.isnan(figure):
+                raise ValueError(f"NaN at {row['layer']}")
             known = found.get(row["layer"])
             found[row["layer"]] = figure if known is None else known if figure is None else min(known, figure)
         return found
-    except (KeyError, ValueError, OSError) as error:
-        raise ArtifactError("is damaged", where=str(path), why=str(error), do="Run `dvc repro` again.") from error
+    except (KeyError, ValueError, OSError, csv.Error) as error:
+        raise _damaged(path, one_line(error), name) from error
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -162,7 +188,7 @@ def _print_whole(one: _Engine) -> None:
         ("files", engine["made_from"].get("files", {})),
         (
             "tools",
-            {name: _tool(name, version, engine) for name, version in engine["made_from"]["tools"].items()},
+            {name: _tool(name, version, engine) for name, version in engine["made_from"].get("tools", {}).items()},
         ),
         ("operators", one.quantize.get("operators_after", {})),
     ]
@@ -173,7 +199,9 @@ def _print_whole(one: _Engine) -> None:
             for key, value in values.items():
                 print(f"  {key.ljust(width)}  {value if isinstance(value, str) else json.dumps(value)}")
     quantized, skipped = one.quantize.get("quantized", []), one.quantize.get("skipped", {})
-    print(f"\n{len(quantized)} nodes in {engine['precision']}; {len(skipped)} left in floating point by name")
+    if not quantized and not skipped:
+        return
+    print(f"\n{len(quantized)} nodes in {engine['precision']}; {len(skipped)} of those that could be are not")
     for node, why in skipped.items():
         print(f"  {node}: {why}")
 

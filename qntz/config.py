@@ -6,6 +6,7 @@ conf/ is composed by Hydra onto these classes (`qntz.compose`); a stage reads th
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import operator
 import re
 import types
@@ -28,7 +29,7 @@ METHODS = ("auto", "trace", "mixed", "script", "paths", "dynamo")
 SIMPLIFIERS = ("onnxsim", "onnxslim", "none")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int4")
 BLOCKS = (64, 128)  # inputs that share a scale of int4, as TensorRT takes them
-MEMORY_POOLS = ("tactic_dram", "tactic_shared_memory", "dla_managed_sram", "dla_local_dram", "dla_global_dram")
+MEMORY_POOLS = ("tactic_dram", "tactic_shared_memory")  # those of DLA take a device that qntz does not build for
 TACTIC_SOURCES = ("edge_mask_convolutions", "jit_convolutions", "cublas", "cublas_lt", "cudnn")
 TILING = ("none", "fast", "moderate", "full")
 VERBOSITIES = ("none", "layer_names_only", "detailed")
@@ -421,6 +422,8 @@ class EngineConfig:
             _at_least(size, 1, f"memory_pools.{pool}")
         for source in self.tactic_sources:
             _one_of(source, TACTIC_SOURCES, "tactic_sources")
+        if len(set(self.tactic_sources)) < len(self.tactic_sources):
+            raise ConfigError("one stands there twice", where="tactic_sources", do="Name each once.")
         for name, known in (
             ("tiling_level", TILING),
             ("verbosity", VERBOSITIES),
@@ -439,13 +442,62 @@ class EngineConfig:
             if not isinstance(profile, Mapping) or not profile:
                 do = "Give sizes of dimensions, {batch: {min: 1, opt: 1, max: 1}}."
                 raise ConfigError(f"{profile!r} is no profile", where=where, do=do)
-            self.profiles[index] = {name: build(DimConfig, one, f"{where}.{name}") for name, one in profile.items()}
+
+    def profiles_of(self, dims: Mapping[str, DimConfig]) -> list[dict[str, DimConfig]]:
+        """The optimization profiles, each with the sizes of the dimensions that it names; a size that it does not give
+        is the model's.
+
+        Raises:
+            ConfigError: one names another dimension, leaves the model's sizes, or there are sizes of the model that
+                none takes.
+        """
+        found = []
+        for index, profile in enumerate(self.profiles):
+            sizes = {}
+            for name, given in profile.items():
+                where = f"engine.profiles.{index}.{name}"
+                if name not in dims:
+                    raise ConfigError(f"no dimension {name!r}", where=where, do=did_you_mean(name, dims))
+                whole = dims[name]
+                told = given if isinstance(given, Mapping) else dataclasses.asdict(given)
+                sizes[name] = one = build(DimConfig, {**dataclasses.asdict(whole), **told}, where)
+                if not (whole.min <= one.min and one.max <= whole.max):
+                    what = f"{one.min} to {one.max} leaves the model's {whole.min} to {whole.max}"
+                    raise ConfigError(what, where=where, do=f"Widen model.dims.{name}, which the model is tested over.")
+            found.append(sizes)
+        if found:
+            _require_covered(found, dims)
+        return found
 
     def refusal(self, precision: str) -> BackendError | None:
         """Why its backend cannot take it with a graph of this precision, as far as that is known beforehand."""
         fields = dataclasses.fields(self)
         options, defaults = ({one.name: getattr(given, one.name) for one in fields} for given in (self, EngineConfig()))
         return targets.refusal(self.backend, options, defaults, precision)
+
+
+def _require_covered(profiles: Sequence[Mapping[str, DimConfig]], dims: Mapping[str, DimConfig]) -> None:
+    """Raises ConfigError for sizes of the model that no profile takes: the model is verified over all of them."""
+    named = sorted({name for profile in profiles for name in profile})
+    # A box that is not covered has a corner right beside a profile's, or at the model's own ends.
+    edges = {
+        name: sorted(
+            size
+            for size in {
+                dims[name].min,
+                dims[name].max,
+                *(edge for one in profiles if name in one for edge in (one[name].min - 1, one[name].max + 1)),
+            }
+            if dims[name].min <= size <= dims[name].max
+        )
+        for name in named
+    }
+    for sizes in itertools.product(*edges.values()):
+        at = dict(zip(named, sizes, strict=True))
+        if not any(all(one.min <= at[name] <= one.max for name, one in profile.items()) for profile in profiles):
+            told = ", ".join(f"{name} {size}" for name, size in at.items())
+            do = "Add one, or narrow model.dims: the engine is verified over all of them."
+            raise ConfigError(f"none takes {told}", where="engine.profiles", do=do)
 
 
 @dataclass(frozen=True)
@@ -464,7 +516,8 @@ class GateConfig:
     Attributes:
         metric_drop: the model's metric may fall so far below the eager model's (0.005: half a point). sqnr_db,
             agreement: the least. bytes: of the engine at most. baseline: another engine of the model, to whose bytes
-            `bytes_ratio` bounds its own.
+            `bytes_ratio` bounds its own. run: the engine itself has run; where it has not, its figures are its graph's
+            under ONNX Runtime.
     """
 
     metric_drop: float | None = None
@@ -473,11 +526,16 @@ class GateConfig:
     bytes: int | None = None
     baseline: str | None = None
     bytes_ratio: float | None = None
+    run: bool = False
 
     def __post_init__(self) -> None:
         for name in ("metric_drop", "sqnr_db", "agreement", "bytes", "bytes_ratio"):
             if (value := getattr(self, name)) is not None:
                 _at_least(value, 0, name)
+        if self.agreement is not None and self.agreement > 1:
+            raise ConfigError(f"{self.agreement} is no fraction", where="agreement", do="Give 0 to 1.")
+        if all(getattr(self, one.name) == one.default for one in dataclasses.fields(self)):
+            raise ConfigError("asks nothing", do="Give {sqnr_db: 35}, or another bound.")
         if (self.baseline is None) != (self.bytes_ratio is None):
             do = "Give both: {baseline: digits-fp32, bytes_ratio: 0.5}."
             raise ConfigError("a baseline and a bytes_ratio go together", where="baseline", do=do)
@@ -516,16 +574,7 @@ class Config:
         refused = self.engine.refusal(self.quantize.precision)
         if refused is not None:
             raise ConfigError(refused.what, where=refused.where, why=refused.why, do=refused.do)
-        for index, profile in enumerate(self.engine.profiles):
-            for name, one in profile.items():
-                where = f"engine.profiles.{index}.{name}"
-                if name not in self.model.dims:
-                    do = did_you_mean(name, self.model.dims)
-                    raise ConfigError(f"no dimension {name!r}", where=where, do=do)
-                whole = self.model.dims[name]
-                if not (whole.min <= one.min and one.max <= whole.max):
-                    what = f"{one.min} to {one.max} leaves the model's {whole.min} to {whole.max}"
-                    raise ConfigError(what, where=where, do=f"Widen model.dims.{name}, which the model is tested over.")
+        self.engine.profiles_of(self.model.dims)
 
 
 MODEL_STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "report")

@@ -15,6 +15,7 @@ from qntz.config import EngineConfig
 from qntz.errors import BackendError, did_you_mean
 from qntz.graph import operators
 from qntz.origins import Origin
+from qntz.quantizable import node_names
 from qntz.records import Backend, Built, Progress, Provided, TensorSpec
 from qntz.statements import shown
 
@@ -98,25 +99,35 @@ def refused_table(
         nodes: as `BackendError.nodes`. model: the graph. come_from: the origin of its nodes by name. passes: those that
             are installed, whether the configuration lets them run or not. root: of the sources.
     """
-    helps = {operator: _helping(operator, model, passes) for operator in {node[2] for node in nodes}}
+    helps = _helping({node[2] for node in nodes}, model, passes)
+    names = node_names(model.graph)
     rows = [("node", "operator", "module", "source", "why", "what helps")]
-    for _, name, operator, why in nodes:
-        origin = come_from.get(name, Origin())
+    for index, name, operator, why in nodes:
+        known = names[index] if 0 <= index < len(names) and model.graph.node[index].op_type == operator else name
+        origin = come_from.get(known, Origin())
         source = shown(origin.statement, root) if origin.statement else ""
-        rows.append((name, operator, origin.module, source, why, helps[operator]))
+        rows.append((known, operator, origin.module, source, why, helps.get(operator, "")))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _helping(operator: str, model: onnx.ModelProto, passes: Sequence[Provided]) -> str:
+def _helping(refused: Iterable[str], model: onnx.ModelProto, passes: Sequence[Provided]) -> dict[str, str]:
+    """By operator the first pass that takes some of them out of the graph; one that fails at it does not count."""
     before = operators(model)
+    found: dict[str, str] = {}
     for one in passes:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        changed, fired = one.record.apply(copy)
-        if fired and operators(changed).get(operator, 0) < before.get(operator, 0):
-            return f"graph pass {one.record.name} (of {one.provider}): take it out of simplify.forbid"
-    return ""
+        try:
+            changed, fired = one.record.apply(copy)
+            after = operators(changed)
+        except Exception:  # it was never tried on a quantized graph
+            continue
+        for operator in refused if fired else ():
+            if after.get(operator, 0) < before.get(operator, 0):
+                do = f"graph pass {one.record.name} (of {one.provider}): let it run (simplify.forbid)"
+                found.setdefault(operator, do)
+    return found
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import sys
 
-from qntz.errors import BackendError
+from qntz.errors import BackendError, one_line
 from stages.entry import Job, run
 
 
@@ -20,7 +20,7 @@ def work(job: Job) -> None:
         with Bar(f"engine {job.name}") as progress:
             built, record = build_engine(
                 job.paths.quantized,
-                tensor_specs(model.inputs, model.dims, config.profiles),
+                tensor_specs(model.inputs, model.dims, config.profiles_of(model.dims)),
                 config,
                 job.config.quantize.precision,
                 backend,
@@ -51,11 +51,14 @@ def _tell(job: Job, error: BackendError) -> None:
 
     if not error.nodes:
         return
-    model = read_model(job.paths.quantized)
-    sources = read_json(job.of.sources) if job.of.sources.is_file() else {}
-    passes = load(job.root, "simplify").provided("qntz_graph_passes", phase="simplify")
-    for line in refused_table(error.nodes, model, origins(model, sources), passes, job.root):
-        print(line, file=sys.stderr)
+    try:  # whatever a plugin does here, the error itself is told
+        model = read_model(job.paths.quantized)
+        sources = read_json(job.of.sources) if job.of.sources.is_file() else {}
+        passes = load(job.root, "simplify").provided("qntz_graph_passes", phase="simplify")
+        lines = refused_table(error.nodes, model, origins(model, sources), passes, job.root)
+    except Exception as failure:
+        lines = [f"no table of the nodes: {one_line(failure)}"]
+    print("\n".join(lines), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ def work(job: Job) -> None:
     write_text(job.of.report, render_html(found, rows, config))
     write_text(job.of.plots, plots_csv(found))
     console = Console()
-    # a log has no width to fit into: rather long lines than cut figures
-    Console(width=max(console.width, 120) if not console.is_terminal else None).print(terminal_summary(found))
+    if not console.is_terminal:  # a log has no width to fit into: rather long lines than cut figures
+        console = Console(width=max(console.width, 120))
+    console.print(terminal_summary(found))
     job.say(f"build/reports/{job.name}.html")
     if config.gates:
         console.print(table(asked))

@@ -25,6 +25,7 @@ from qntz.records import Built, Progress, Runner, TensorSpec
 RTX, FULL = "tensorrt_rtx", "tensorrt"
 FULL_VERSIONS = (10, 11)
 SHOWN = 3  # of the nodes that a parser refuses
+AMPERE = 80  # compute capability
 TURING, NOT_ON_TURING = "sm75", ("fp32", "bf16")
 
 
@@ -124,7 +125,11 @@ class TensorRTBackend:
             trt = self._module()
         except BackendError as error:
             return error.what
+        if config.strip_plan:
+            return "its plan is stripped: it takes a refit before it runs"
         here = cuda.capability()
+        if config.hardware_compatibility == "ampere_plus" and int(here[2:]) >= AMPERE:
+            return None
         if self.name == RTX and here not in _capabilities(trt):
             return f"tensorrt_rtx has no {here}, which the GPU here is"
         if self.name == RTX and here == TURING and not config.compute_capabilities:
@@ -170,8 +175,6 @@ class TensorRTBackend:
         options.progress_monitor = monitor
         plan = builder.build_serialized_network(network, options)
         monitor.finish()
-        if timings is not None and plan is not None:
-            timings.save()
         if plan is None:
             raise BackendError(f"{self.name} cannot build the graph", where=where, why=last_errors(logger))
         return Built(
@@ -181,12 +184,17 @@ class TensorRTBackend:
             seconds=time.perf_counter() - started,
             inputs=fitted,
             outputs=tuple(_as_built(network.get_output(index)) for index in range(network.num_outputs)),
-            details={"layers": network.num_layers, "dynamic": dynamic, "warnings": logger.warnings()},
+            details={
+                "layers": network.num_layers,
+                "dynamic": dynamic,
+                "warnings": [*logger.warnings(), *(timings.saved() if timings is not None else ())],
+                **({"timing_cache": timings.digest} if timings is not None else {}),
+            },
         )
 
     def load(self, plan: Path, config: EngineConfig) -> Runner:
         """The engine, ready to run on the first GPU; raises ArtifactError or BackendError where it cannot be loaded."""
-        return EngineRunner(self._module(), plan)
+        return EngineRunner(self._module(), plan, holds_code=config.version_compatible)
 
     def _set_options(self, trt: ModuleType, options: Any, config: EngineConfig) -> None:
         set_options(trt, options, config)

@@ -55,7 +55,7 @@ def set_options(trt: ModuleType, options: Any, config: EngineConfig) -> None:
     options.profiling_verbosity = trt.ProfilingVerbosity.__members__[config.verbosity.upper()]
     if config.tactic_sources:
         sources = (trt.TacticSource.__members__[source.upper()] for source in config.tactic_sources)
-        if not options.set_tactic_sources(sum(1 << int(source) for source in sources)):
+        if not options.set_tactic_sources(sum({1 << int(source) for source in sources})):
             raise BackendError("its tactic sources are refused", where="engine.tactic_sources")
     if config.hardware_compatibility != "none":
         level = trt.HardwareCompatibilityLevel.__members__[config.hardware_compatibility.upper()]

@@ -29,8 +29,11 @@ NUMPY = {
 class EngineRunner:
     """A loaded engine: arrays by input name in, arrays by output name out, in the engine's order."""
 
-    def __init__(self, trt: ModuleType, plan: Path):
-        """Loads the engine; raises ArtifactError where there is no file, BackendError where it does not run here."""
+    def __init__(self, trt: ModuleType, plan: Path, *, holds_code: bool = False):
+        """Loads the engine; raises ArtifactError where there is no file, BackendError where it does not run here.
+
+        holds_code: of a version-compatible plan, which brings the runtime that reads it: TensorRT asks for leave.
+        """
         try:
             data = plan.read_bytes()
         except FileNotFoundError:
@@ -42,6 +45,8 @@ class EngineRunner:
             self._runtime = trt.Runtime(self._logger)
         except (TypeError, RuntimeError) as error:
             raise BackendError("TensorRT does not start", where=self._where, why=last_errors(self._logger)) from error
+        if holds_code:
+            self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(data)
         self._context = None if self._engine is None else self._engine.create_execution_context()
         if self._context is None:
@@ -55,7 +60,7 @@ class EngineRunner:
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         self._inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
         self._outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
-        self._profile = 0
+        self._profile, self._profiles = 0, self._engine.num_optimization_profiles
 
     def run(self, inputs: Arrays) -> Arrays:
         """One run; inputs that the engine does not have are left out.
@@ -80,15 +85,23 @@ class EngineRunner:
 
     def _choose_profile(self, inputs: Arrays) -> None:
         """Switches to the first optimization profile that takes all inputs; stays where there is one, or none fits."""
-        count = self._engine.num_optimization_profiles
-        for index in range(count if count > 1 else 0):
+        for index in range(self._profiles if self._profiles > 1 else 0):
             if all(self._fits(name, np.shape(inputs[name]), index) for name in self._inputs if name in inputs):
                 if index != self._profile:
-                    if not self._context.set_optimization_profile_async(index, self._device.stream):
-                        self._fail(f"profile {index} cannot be chosen", last_errors(self._logger))
-                    self._device.synchronize()
-                    self._profile = index
+                    self._switch(index)
                 return
+
+    def _switch(self, profile: int) -> None:
+        try:
+            done = self._context.set_optimization_profile_async(profile, self._device.stream)
+        except RuntimeError as error:  # what the bindings raise where TensorRT refuses
+            raise BackendError(
+                f"profile {profile} cannot be chosen", where=self._where, why=last_errors(self._logger)
+            ) from error
+        if not done:
+            self._fail(f"profile {profile} cannot be chosen", last_errors(self._logger))
+        self._device.synchronize()
+        self._profile = profile
 
     def _fits(self, name: str, shape: tuple[int, ...], profile: int) -> bool:
         low, _, high = self._engine.get_tensor_profile_shape(name, profile)
@@ -102,8 +115,9 @@ class EngineRunner:
         if array.dtype != dtype:
             self._fail(f"input {name!r} is {array.dtype}", f"the engine takes {dtype}")
         if not self._context.set_input_shape(name, tuple(array.shape)):
-            low, _, high = self._engine.get_tensor_profile_shape(name, self._profile)
-            self._fail(f"input {name!r} has shape {list(array.shape)}", f"the engine takes {list(low)} to {list(high)}")
+            ranges = [self._engine.get_tensor_profile_shape(name, one) for one in range(self._profiles)]
+            takes = " or ".join(f"{list(low)} to {list(high)}" for low, _, high in ranges)
+            self._fail(f"input {name!r} has shape {list(array.shape)}", f"the engine takes {takes}")
         if self._on_host(name):
             self._set_address(name, array.ctypes.data)
         else:

@@ -49,7 +49,8 @@ def gates(run: Run, config: Mapping[str, GateConfig]) -> list[Gate]:
             do = did_you_mean(gate.baseline, names)
             raise ConfigError(f"no engine {gate.baseline!r} of the model", where=f"{where}.baseline", do=do)
         for engine in matched:
-            found += _of(engine, gate, run)
+            if engine.name != gate.baseline:
+                found += _of(engine, gate, run)
     return found
 
 
@@ -88,11 +89,14 @@ def _of(engine: EngineRun, gate: GateConfig, run: Run) -> Iterator[Gate]:
                 engine.name, asked, f"at least {bound:,.6g}", measured, measured is not None and measured >= bound
             )
 
+    if gate.run:
+        yield Gate(engine.name, "run", "yes", 1.0 if engine.was_run else 0.0, bool(engine.was_run))
     score, eager = engine.figure(run.metric), engine.figure(f"{run.metric}_eager")
     drop = None if score is None or eager is None else eager - score
-    yield from most(f"drop of {run.metric or 'the metric'}", gate.metric_drop, drop)
-    yield from least("SQNR, dB", gate.sqnr_db, engine.figure("sqnr_db"))
-    yield from least("agreement", gate.agreement, engine.figure("agreement"))
+    of = "" if engine.was_run else " of its graph"  # which stands for an engine that did not run here
+    yield from most(f"drop of {run.metric or 'the metric'}{of}", gate.metric_drop, drop)
+    yield from least(f"SQNR{of}, dB", gate.sqnr_db, engine.figure("sqnr_db"))
+    yield from least(f"agreement{of}", gate.agreement, engine.figure("agreement"))
     yield from most("bytes", gate.bytes, engine.plan_bytes)
     baseline = next((one.plan_bytes for one in run.engines if one.name == gate.baseline), None)
     ratio = engine.plan_bytes / baseline if engine.plan_bytes is not None and baseline else None

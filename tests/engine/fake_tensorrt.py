@@ -280,7 +280,8 @@ class _Runtime:
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
         profiles = self._trt.seen["plans"].get(serialized_engine)
-        if profiles is None:
+        compatible = "VERSION_COMPATIBLE" in self._trt.seen["config"]._set  # of the last build
+        if profiles is None or (compatible and not self.__dict__.get("_engine_host_code_allowed")):
             return None
         model = onnx.load_from_string(serialized_engine)
         tensors = {tensor.name: tensor for tensor in (*model.graph.input, *model.graph.output)}

@@ -45,8 +45,6 @@ def test_every_node_with_its_line_and_what_helps(refused, tmp_path: Path) -> Non
     det, unique = rows
     for part in ("/body/first/Det  Det", "body.first", "net.py:3 in Net.forward", "the parser does not take it"):
         assert part in det
-    assert det.endswith(
-        "graph pass small-determinant (of plugins/small_determinant.py): take it out of simplify.forbid"
-    )
+    assert det.endswith("graph pass small-determinant (of plugins/small_determinant.py): let it run (simplify.forbid)")
     assert "small-determinant" not in unique
     assert head.index("operator") == det.index(" Det ") + 1 == unique.index(" Unique ") + 1

@@ -23,7 +23,7 @@ def test_an_engine_is_told_with_what_it_is_made_of(small: Project) -> None:
     weights = hashlib.sha256((small.path / "examples/digits/weights.safetensors").read_bytes()).hexdigest()
     assert any(line.split() == ["examples/digits/weights.safetensors", weights] for line in lines)
     assert any(re.fullmatch(r"  onnx +[\d.]+  Apache-2.0", line) for line in lines)
-    assert "9 nodes in int8; 0 left in floating point by name" in lines
+    assert "9 nodes in int8; 0 of those that could be are not" in lines
     as_json = json.loads(small.run("qntz", "inspect", "digits-int8", "--json").stdout)
     assert as_json == json.loads((folder / "engine.json").read_text())
 
@@ -52,16 +52,27 @@ def test_two_engines_are_told_apart_layer_by_layer(small: Project) -> None:
     assert ["options.optimization_level", "null", "1"] in rows
     assert ["quantize.corrected./head/Gemm", "yes", "-"] in rows
     (head,) = [row for row in rows if row[:1] == ["/head/Gemm"]]
-    assert (head[1], head[4]) == ("int8", "float")
+    assert (head[1], head[4]) == ("int8", "-")
     assert "plan_sha256" in {row[0] for row in told["records"]}
     assert "/head/Gemm" in {row[0] for row in told["layers"]}
     assert not {"/stem/0/Conv"} & {row[0] for row in told["layers"]}  # which nothing changed
 
 
-def test_an_unknown_engine(small: Project) -> None:
-    done = small.run("qntz", "inspect", "digits-in8")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        "error: inspect: build: no engine 'digits-in8' was built here. Did you mean 'digits-int8'?"
-        " Run `dvc repro engine@digits-in8`.\n"
-    )
+def test_refusals(small: Project) -> None:
+    unknown = small.run("qntz", "inspect", "digits-in8")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert unknown.stderr == ("error: inspect: params.yaml: no engine 'digits-in8'. Did you mean 'digits-int8'?\n")
+    record = small.path / "build/models/digits/engines/digits-int8/engine.json"
+    held = record.read_bytes()
+    try:
+        for text, why in (("{}", "no backend"), ("[]", "no backend"), ("{", "")):
+            record.unlink()  # DVC links it to its cache
+            record.write_text(text)
+            done = small.run("qntz", "inspect", "digits-int8")
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "is damaged" in done.stderr
+            assert why in done.stderr
+            assert "Traceback" not in done.stderr
+    finally:
+        record.unlink()
+        record.write_bytes(held)

@@ -63,6 +63,23 @@ def test_what_was_not_measured_never_holds(run):
     )
 
 
+def test_an_engine_that_did_not_run_is_judged_by_its_graph_and_told_so(paths):
+    model_records(paths)
+    idle = {"engine_run": "no: no CUDA GPU", "sqnr_db": 40.0, "accuracy": 0.9, "accuracy_eager": 0.9}
+    engine_records(paths.engine("digits-int8"), metrics=idle)
+    found = gates(gather(paths, ["digits-int8"]), {"*": GateConfig(sqnr_db=35, metric_drop=0, run=True)})
+    assert [(one.asked, one.holds) for one in found] == [
+        ("run", False),
+        ("drop of accuracy of its graph", True),
+        ("SQNR of its graph, dB", True),
+    ]
+
+
+def test_a_baseline_is_not_held_against_itself(run):
+    found = gates(run, {"*": GateConfig(baseline="digits-fp32", bytes_ratio=0.6)})
+    assert [one.engine for one in found] == ["digits-int8"]
+
+
 def test_the_table(run):
     from rich.console import Console
 
@@ -89,6 +106,8 @@ def test_refusals(run):
     for given, message in (
         ({"sqnr": 1}, "report.gates.e: unknown key 'sqnr'. Did you mean 'sqnr_db'?"),
         ({"bytes": -1}, "report.gates.e.bytes: -1 is too small"),
+        ({}, "report.gates.e: asks nothing."),
+        ({"agreement": 99}, "report.gates.e.agreement: 99.0 is no fraction"),
         ({"bytes_ratio": 0.5}, "report.gates.e.baseline: a baseline and a bytes_ratio go together."),
     ):
         with pytest.raises(ConfigError) as caught:
