@@ -1,5 +1,5 @@
-"""Work on a user's model in a process of its own: one that hangs, ends the program or takes all memory does not take
-the stage with it."""
+"""Work in a process of its own, on a user's model or by a builder: one that hangs, ends the program or takes all memory
+does not take the stage with it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,20 @@ LIMITS = {"seconds": "check.seconds", "memory": "check.memory_gib"}
 _LOADED, _DONE = b"L", b"D"  # what the child tells
 
 
+def ended_by_model(how: str) -> QntzError:
+    """The error for a model that ended the program. how: by an exit code or signal, in words."""
+    do = "Take os._exit, or what crashes, out of the model's code."
+    return CheckError("the model ended the program", why=how, do=do)
+
+
 def guarded(
     work: Callable[[Callable[[], None]], T],
     *,
-    seconds: float,
-    memory: int,
+    seconds: float = LONGEST,
+    memory: int | None = None,
     limits: Mapping[str, str] = LIMITS,
     what: str = "the check",
+    ended: Callable[[str], QntzError] = ended_by_model,
 ) -> T:
     """What `work` returns, run in a child of this process; it must be possible to pickle it.
 
@@ -48,12 +55,13 @@ def guarded(
 
     Args:
         work: called with a function that it calls when the model is loaded; the memory is counted from there.
-        seconds: the child is ended after. memory: bytes that it may take beyond those that the loaded model does.
-        limits: what a user sets the two by. what: is ended, in words.
+        seconds: the child is ended after. memory: bytes that it may take beyond those that the loaded model does, None
+            for as many as there are. limits: what a user sets the two by. what: is ended, in words. ended: makes the
+            error where the child ends without a word.
 
     Raises:
-        CheckError: the time or the memory was not enough, or the child ended without a word; with the Python line that
-            it was at, where that can be told. Whatever QntzError the work raises.
+        CheckError: the time or the memory was not enough; with the Python line that the child was at, where that can be
+            told. Whatever QntzError the work raises, and what `ended` makes.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -70,7 +78,7 @@ def guarded(
         os.close(writing)
         try:
             with os.fdopen(reading, "rb", buffering=0) as pipe:
-                _wait(child, pipe, stack, seconds, memory, limits, what)
+                _wait(child, pipe, stack, seconds, memory, limits, what, ended)
                 return _result(result)
         finally:
             for end in (os.killpg, os.kill):  # what it has started, and itself, where it had no time for a session
@@ -141,12 +149,20 @@ def _work(
 
 
 def _wait(
-    child: int, pipe: IO[bytes], stack: IO[bytes], seconds: float, memory: int, limits: Mapping[str, str], what: str
+    child: int,
+    pipe: IO[bytes],
+    stack: IO[bytes],
+    seconds: float,
+    memory: int | None,
+    limits: Mapping[str, str],
+    what: str,
+    ended: Callable[[str], QntzError],
 ) -> None:
-    """Returns when the child is done; raises CheckError where it is not in time, takes too much, or ends."""
+    """Returns when the child is done; raises CheckError where it is not in time or takes too much, and what `ended`
+    makes where it ends."""
     end, base = time.monotonic() + seconds, None
 
-    def ended(why: str, limit: str) -> CheckError:
+    def too_much(why: str, limit: str) -> CheckError:
         do = f"Mend the model's forward, or raise {limits[limit]} where it needs that."
         return CheckError(f"{what} was ended", where=_place(child, stack), why=why, do=do)
 
@@ -159,16 +175,14 @@ def _wait(
             if _DONE in told:
                 return
             base = _resident(child) if base is None else base
-        elif base is not None and _resident(child) - base > memory:
-            raise ended(f"the model takes more than {memory / 2**30:.3g} GiB when it runs", "memory")
+        elif memory is not None and base is not None and _resident(child) - base > memory:
+            raise too_much(f"the model takes more than {memory / 2**30:.3g} GiB when it runs", "memory")
         if time.monotonic() > end:
-            raise ended(f"the model did not end within {seconds:g} s", "seconds")
+            raise too_much(f"the model did not end within {seconds:g} s", "seconds")
     _, status = os.waitpid(child, 0)
     how = f"signal {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else ""
     how = how or f"exit code {os.waitstatus_to_exitcode(status)}"
-    raise CheckError(
-        "the model ended the program", why=how, do="Take os._exit, or what crashes, out of the model's code."
-    )
+    raise ended(how)
 
 
 def _result(written: IO[bytes]) -> Any:

@@ -1,9 +1,15 @@
 """engine: the backend's engine, with everything that it was made from."""
 
+from __future__ import annotations
+
 import sys
+from typing import TYPE_CHECKING, Any
 
 from qntz.errors import BackendError, one_line
 from stages.entry import Job, run
+
+if TYPE_CHECKING:
+    from qntz.records import Built
 
 
 def work(job: Job) -> None:
@@ -11,30 +17,40 @@ def work(job: Job) -> None:
     from qntz.config import tensor_specs
     from qntz.engine import build_engine, choose_backend, licences
     from qntz.graph import made_from
+    from qntz.guard import guarded
     from qntz.packed import read_model
     from qntz.progress import Bar
 
     config, model = job.config.engine, job.config.model
     backend = choose_backend(config.backend, job.plugins.records("qntz_backends"))
-    try:
-        with Bar(f"engine {job.name}") as progress:
-            built, record = build_engine(
-                job.paths.quantized,
-                tensor_specs(model.inputs, model.dims, config.profiles_of(model.dims)),
-                config,
-                job.config.quantize.precision,
-                backend,
-                progress,
-                {
-                    "quantized.onnx": digest_file(job.paths.quantized),
-                    "files": made_from(read_model(job.paths.quantized)),
-                    **{key: job.inputs[key] for key in ("code", "plugins", "tools")},
-                },
-            )
-        record["licences"] = licences(job.inputs["tools"])
-    except BackendError as error:
-        _tell(job, error)
-        raise
+
+    def build(_: Any) -> tuple[Built, dict[str, Any]]:
+        try:
+            with Bar(f"engine {job.name}") as progress:
+                return build_engine(
+                    job.paths.quantized,
+                    tensor_specs(model.inputs, model.dims, config.profiles_of(model.dims)),
+                    config,
+                    job.config.quantize.precision,
+                    backend,
+                    progress,
+                    {
+                        "quantized.onnx": digest_file(job.paths.quantized),
+                        "files": made_from(read_model(job.paths.quantized)),
+                        **{key: job.inputs[key] for key in ("code", "plugins", "tools")},
+                    },
+                )
+        except BackendError as error:
+            _tell(job, error)
+            raise
+
+    def ended(how: str) -> BackendError:
+        memory = " It may have run out of memory." if "SIGKILL" in how else ""
+        do = f"Nothing was kept of it.{memory} Build it alone, with less workspace, or report it to {backend.name}."
+        return BackendError("the builder ended", where=str(job.paths.quantized), why=how, do=do)
+
+    built, record = guarded(build, ended=ended)  # a builder that crashes ends itself alone
+    record["licences"] = licences(job.inputs["tools"])
     write_bytes(job.paths.plan, built.plan)
     write_json(job.paths.engine_json, record)
     what = f"{backend.name} {built.version} for {built.target}"
