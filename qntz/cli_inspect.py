@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qntz.columns import aligned
 from qntz.errors import ArtifactError, ConfigError, did_you_mean, one_line
 
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -224,6 +225,5 @@ def _short(text: str) -> str:
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not rows:
         return
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in aligned([head, *rows]):
+        print(line)

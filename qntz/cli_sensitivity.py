@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qntz.columns import aligned
 from qntz.errors import ArtifactError, ConfigError, QuantizeError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -214,15 +215,9 @@ def _print(found: Sequence[Cost], judge: Judge, root: Path) -> None:
         "module",
         "source",
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     print("each layer quantized alone:" if rows else "nothing is quantized")
-    for row in [head, *rows] if rows else []:
-        numbers = len(head) - 4
-        cells = [
-            cell.rjust(width) if at < numbers else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+    for line in aligned([head, *rows], numbers=len(head) - 4) if rows else ():
+        print(line)
 
 
 def _told(figures: Mapping[str, float]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 
+from qntz.columns import aligned
 from qntz.config import EngineConfig
 from qntz.errors import BackendError, did_you_mean
 from qntz.graph import operators
@@ -107,8 +108,7 @@ def refused_table(
         origin = come_from.get(known, Origin())
         source = shown(origin.statement, root) if origin.statement else ""
         rows.append((known, operator, origin.module, source, why, helps.get(operator, "")))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return aligned(rows)
 
 
 def _helping(refused: Iterable[str], model: onnx.ModelProto, passes: Sequence[Provided]) -> dict[str, str]:

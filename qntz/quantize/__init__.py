@@ -150,7 +150,7 @@ def quantize(
             "corrected": tuple(corrected),
             "notes": (
                 *(() if ready.chosen else ("every node that could be is excluded: nothing is quantized",)),
-                *_uncorrected(ready, corrected),
+                *_uncorrected(ready),
                 *_twice(model, ready),
             ),
         }
@@ -207,7 +207,7 @@ def _require_finite(model: onnx.ModelProto, where: str, come_from: Mapping[str, 
             raise QuantizeError(f"initializer {tensor.name!r} holds {kind}", where=place, do="Repair the weights.")
 
 
-def _uncorrected(ready: Prepared, corrected: Sequence[str]) -> list[str]:
+def _uncorrected(ready: Prepared) -> list[str]:
     """A sentence where weights alone are quantized, and what reads them was not seen by the calibration."""
     if not ready.correct or ready.weights.scaling.format.activations:
         return []
