@@ -1,7 +1,8 @@
-"""The CUDA GPU: whether one is here, asked of the driver itself, and memory on it for running an engine.
+"""The CUDA GPU: whether one is here, asked of the driver itself, and memory, streams, events and graphs for running an
+engine on it.
 
-The questions load libcuda by ctypes and import nothing. `Device` needs pycuda or cuda-python, which are imported when
-it is opened.
+The questions and the graphs load libcuda by ctypes and import nothing. `Device` needs pycuda or cuda-python, which are
+imported when it is opened.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import atexit
 import contextlib
 import ctypes
 import importlib.util
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +26,7 @@ INSTALL = "Install the extra: pip install 'qntz[gpu]'."
 # Of the driver API's cuda.h: CUresult and CUdevice_attribute.
 _SUCCESS, _STUB_LIBRARY, _NO_DEVICE = 0, 34, 100
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+_RELAXED = 2  # of CUstreamCaptureMode: TensorRT may allocate while its work is captured
 
 
 def gpu_count() -> int:
@@ -67,6 +70,32 @@ def _installed(module: str) -> bool:
         return False
 
 
+class _MemoryInfo(ctypes.Structure):
+    """nvmlMemory_t of nvml.h, in bytes."""
+
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
+def used_memory(device: int = 0) -> int | None:
+    """The bytes of a GPU's memory that are taken, by whomever; None where the driver's library does not tell."""
+    library = _management_library()
+    if library is None or library.nvmlInit_v2() != _SUCCESS:
+        return None
+    handle, told = ctypes.c_void_p(), _MemoryInfo()
+    if library.nvmlDeviceGetHandleByIndex_v2(device, ctypes.byref(handle)) != _SUCCESS:
+        return None
+    if library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(told)) != _SUCCESS:
+        return None
+    return int(told.used)
+
+
+def _management_library() -> Any | None:
+    try:
+        return ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+    except OSError:
+        return None
+
+
 def _driver() -> Any | None:
     try:
         return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
@@ -107,7 +136,8 @@ def _call(driver: Any, function: str, *arguments: Any) -> None:
 class Device(Protocol):
     """Memory and a stream on the first GPU. Pointers are integers, as TensorRT takes them.
 
-    Copies are queued on the stream: a host array must stay alive and unchanged until `synchronize` returns.
+    Copies are queued on the stream: a host array must stay alive and unchanged until `synchronize` returns. The stream
+    waits for what stands in the default one, where torch queues its work.
     """
 
     stream: int
@@ -124,6 +154,83 @@ class Device(Protocol):
         """Queues a copy from `pointer` that fills a C-contiguous array."""
 
     def synchronize(self) -> None: ...
+
+    def mark(self) -> Any:
+        """An event that happens when all that is queued so far is done."""
+
+    def elapsed_ms(self, first: Any, last: Any) -> float:
+        """Milliseconds on the GPU between two marks; waits for the last."""
+
+
+class DeviceArray:
+    """An array on the GPU, which owns its memory.
+
+    torch.as_tensor, CuPy and Numba take it without a copy, by `__cuda_array_interface__`, and keep it alive.
+
+    Attributes:
+        shape, dtype: as NumPy has them. pointer: of its first element; 0 once it is released.
+    """
+
+    def __init__(self, device: Device, shape: Sequence[int], dtype: Any):
+        """Memory that is not set; raises BackendError where there is not enough."""
+        self._device, self.shape, self.dtype = device, tuple(shape), np.dtype(dtype)
+        self.pointer = 0
+        self.pointer = device.allocate(max(math.prod(self.shape) * self.dtype.itemsize, 1))  # of no bytes is no pointer
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": (self.pointer, False), "version": 2}
+
+    def queue_fill(self, array: np.ndarray) -> None:
+        """Queues a copy of a C-contiguous array of its size."""
+        if array.size:
+            self._device.to_device(self.pointer, array)
+
+    def queue_fetch(self) -> np.ndarray:
+        """Queues a copy to the host; what is returned is filled when the device is synchronized."""
+        array = np.empty(self.shape, self.dtype)
+        if array.size:
+            self._device.to_host(array, self.pointer)
+        return array
+
+    def release(self) -> None:
+        """Gives the memory back; once."""
+        pointer, self.pointer = self.pointer, 0
+        if pointer:
+            self._device.release(pointer)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(BackendError):  # after an error on the device each release fails with that same error
+            self.release()
+
+
+class Graph:
+    """The work that `queue` queues on a device's stream, captured to be launched as one: a CUDA graph, by the driver.
+
+    The memory that it works on must stay where it is until `close`.
+    """
+
+    def __init__(self, device: Device, queue: Callable[[], None]):
+        """Raises BackendError where the driver refuses the capture, and whatever `queue` raises."""
+        self._driver = _driver()
+        self._stream, graph = ctypes.c_void_p(device.stream), ctypes.c_void_p()
+        self._launched = ctypes.c_void_p()
+        _call(self._driver, "cuStreamBeginCapture_v2", self._stream, _RELAXED)
+        try:
+            queue()
+        except BaseException:
+            self._driver.cuStreamEndCapture(self._stream, ctypes.byref(graph))  # what broke it is told, not this
+            raise
+        _call(self._driver, "cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        _call(self._driver, "cuGraphInstantiateWithFlags", ctypes.byref(self._launched), graph, ctypes.c_ulonglong(0))
+        _call(self._driver, "cuGraphDestroy", graph)
+
+    def launch(self) -> None:
+        """Queues the work again."""
+        _call(self._driver, "cuGraphLaunch", self._launched, self._stream)
+
+    def close(self) -> None:
+        _call(self._driver, "cuGraphExecDestroy", self._launched)
 
 
 def open_device() -> Device:
@@ -143,26 +250,6 @@ def open_device() -> Device:
             except (ImportError, OSError) as error:  # built for another CUDA than is here, say
                 failures.append(f"{module}: {one_line(error)}")
     raise BackendError("an engine cannot be run here", why="; ".join(failures), do=INSTALL)
-
-
-@contextlib.contextmanager
-def buffers(device: Device) -> Iterator[Callable[[int], int]]:
-    """Gives an `allocate` whose memory is released when the block ends."""
-    pointers: list[int] = []
-
-    def allocate(size: int) -> int:
-        pointers.append(device.allocate(max(size, 1)))  # of no bytes at all there is no pointer
-        return pointers[-1]
-
-    try:
-        yield allocate
-    except BaseException:
-        for pointer in pointers:  # after an error on the device each release fails with that same error
-            with contextlib.suppress(BackendError):
-                device.release(pointer)
-        raise
-    for pointer in pointers:
-        device.release(pointer)
 
 
 class _PyCuda:
@@ -202,9 +289,18 @@ class _PyCuda:
     def synchronize(self) -> None:
         self._ask(self._stream.synchronize)
 
-    def _ask(self, function: Callable[..., Any], *arguments: Any) -> None:
+    def mark(self) -> Any:
+        event = self._ask(self._driver.Event)
+        self._ask(event.record, self._stream)
+        return event
+
+    def elapsed_ms(self, first: Any, last: Any) -> float:
+        self._ask(last.synchronize)
+        return float(self._ask(last.time_since, first))
+
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            function(*arguments)
+            return function(*arguments)
         except self._driver.Error as error:
             raise BackendError("the run failed on the GPU", why=one_line(error)) from error
 
@@ -232,6 +328,15 @@ class _CudaPython:
 
     def synchronize(self) -> None:
         self._ask("cudaStreamSynchronize", self._stream)
+
+    def mark(self) -> Any:
+        event = self._ask("cudaEventCreate")
+        self._ask("cudaEventRecord", event, self._stream)
+        return event
+
+    def elapsed_ms(self, first: Any, last: Any) -> float:
+        self._ask("cudaEventSynchronize", last)
+        return float(self._ask("cudaEventElapsedTime", first, last))
 
     def _copy(self, target: int, source: int, size: int, way: str) -> None:
         self._ask("cudaMemcpyAsync", target, source, size, getattr(self._runtime.cudaMemcpyKind, way), self._stream)

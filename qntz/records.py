@@ -340,8 +340,27 @@ class Progress(Protocol):
     def step(self, phase: str, done: int, total: int) -> bool: ...
 
 
+class Bound(Protocol):
+    """A loaded artifact with its inputs where it computes: what is timed, without the copies before and after.
+
+    `start` queues a run (where nothing can be queued, it is the run), `wait` returns when all that was queued is done,
+    `outputs` gives those of the last run, and `close` gives its memory back.
+    """
+
+    def start(self) -> None: ...
+
+    def wait(self) -> None: ...
+
+    def outputs(self) -> Arrays: ...
+
+    def close(self) -> None: ...
+
+
 class Runner(Protocol):
-    """A loaded artifact that runs: arrays by input name in, arrays by output name out, in the model's order."""
+    """A loaded artifact that runs: arrays by input name in, arrays by output name out, in the model's order.
+
+    It may have `bind(inputs) -> Bound` too; `qntz.runtimes.bind` serves those that have not.
+    """
 
     def run(self, inputs: Arrays) -> Arrays: ...
 

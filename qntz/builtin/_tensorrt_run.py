@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from qntz import cuda
 from qntz.builtin._tensorrt_watch import last_errors, make_logger
-from qntz.errors import ArtifactError, BackendError
+from qntz.errors import ArtifactError, BackendError, one_line
 from qntz.records import Arrays
 
 NUMPY = {
@@ -27,7 +28,11 @@ NUMPY = {
 
 
 class EngineRunner:
-    """A loaded engine: arrays by input name in, arrays by output name out, in the engine's order."""
+    """A loaded engine: arrays by input name in, arrays by output name out, in the engine's order.
+
+    An input may lie on the GPU already, as a torch tensor or whatever else has a `__cuda_array_interface__`: then it is
+    not copied. What other streams than the default one are to write there has to be done before.
+    """
 
     def __init__(self, trt: ModuleType, plan: Path, *, holds_code: bool = False):
         """Loads the engine; raises ArtifactError where there is no file, BackendError where it does not run here.
@@ -62,28 +67,64 @@ class EngineRunner:
         self._outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
         self._profile, self._profiles = 0, self._engine.num_optimization_profiles
 
-    def run(self, inputs: Arrays) -> Arrays:
+    def run(self, inputs: Mapping[str, Any]) -> Arrays:
         """One run; inputs that the engine does not have are left out.
 
         Raises:
             BackendError: an input is missing, of another dtype or outside of the engine's shape range; the run fails.
         """
-        with cuda.buffers(self._device) as allocate:
+        with self.bind(inputs) as bound:
+            bound.start()
+            return bound.outputs()
+
+    def run_on_device(self, inputs: Mapping[str, Any]) -> dict[str, cuda.DeviceArray | np.ndarray]:
+        """One run whose outputs stay on the GPU, but for those that TensorRT writes on the host; raises as `run`.
+
+        `torch.as_tensor(output, device="cuda")` has them without a copy.
+        """
+        with self.bind(inputs) as bound:
+            bound.start()
+            bound.wait()
+            return bound.taken()
+
+    def bind(self, inputs: Mapping[str, Any], *, graph: bool = False) -> BoundEngine:
+        """The engine with its inputs in place, to be run again and again; raises as `run`. One at a time: until it is
+        closed, the engine's context is its own.
+
+        Args:
+            graph: runs it as a CUDA graph, which spares the host to queue each kernel.
+        """
+        bound = BoundEngine(self._device)
+        try:
             self._choose_profile(inputs)
-            # Host arrays are named here, so that they live until the stream is done with them.
-            fed = [self._feed(name, inputs, allocate) for name in self._inputs]
+            for name in self._inputs:
+                self._feed(name, inputs, bound)
             unknown = self._context.infer_shapes()
             if unknown:
                 self._fail("the engine cannot tell its shapes", f"no shape for {', '.join(unknown)}")
-            fetches = [self._prepare(name, allocate) for name in self._outputs]
-            if not self._context.execute_async_v3(self._device.stream):
-                self._fail("the engine does not run", last_errors(self._logger))
-            outputs = {name: fetch() for name, fetch in zip(self._outputs, fetches, strict=True)}
-            self._device.synchronize()
-            del fed
-        return outputs
+            for name in self._outputs:
+                self._prepare(name, bound)
+            bound.queue = self._queue
+            if graph:
+                self._capture(bound)
+        except BaseException:
+            bound.close(broken=True)
+            raise
+        return bound
 
-    def _choose_profile(self, inputs: Arrays) -> None:
+    def _queue(self) -> None:
+        if not self._context.execute_async_v3(self._device.stream):
+            self._fail("the engine does not run", last_errors(self._logger))
+
+    def _capture(self, bound: BoundEngine) -> None:
+        if any(not isinstance(output, (cuda.DeviceArray, np.ndarray)) for output in bound.written.values()):
+            why = "the size of an output depends on values, so that its memory moves"
+            self._fail("the engine does not run as a CUDA graph", why, "Run it without.")
+        self._queue()  # TensorRT sets itself up in the first run with new shapes, which no graph can hold
+        self._device.synchronize()
+        bound.graph = cuda.Graph(self._device, self._queue)
+
+    def _choose_profile(self, inputs: Mapping[str, Any]) -> None:
         """Switches to the first optimization profile that takes all inputs; stays where there is one, or none fits."""
         for index in range(self._profiles if self._profiles > 1 else 0):
             if all(self._fits(name, np.shape(inputs[name]), index) for name in self._inputs if name in inputs):
@@ -107,45 +148,58 @@ class EngineRunner:
         low, _, high = self._engine.get_tensor_profile_shape(name, profile)
         return len(low) == len(shape) and all(a <= s <= b for a, s, b in zip(low, shape, high, strict=True))
 
-    def _feed(self, name: str, inputs: Arrays, allocate: Callable[[int], int]) -> np.ndarray:
-        """Copies an input to the GPU; returns the array that must stay alive until then."""
+    def _feed(self, name: str, inputs: Mapping[str, Any], bound: BoundEngine) -> None:
+        """Gives an input its memory: its own where it lies on the GPU, else a copy there, which is queued."""
         if name not in inputs:
             self._fail(f"no input {name!r}", f"given are {', '.join(inputs)}")
-        array, dtype = np.asarray(inputs[name], order="C"), self._dtype(name)
-        if array.dtype != dtype:
-            self._fail(f"input {name!r} is {array.dtype}", f"the engine takes {dtype}")
-        if not self._context.set_input_shape(name, tuple(array.shape)):
+        value, dtype, on_host = inputs[name], self._dtype(name), self._on_host(name)
+        pointer = self._device_pointer(name, value)
+        array = None if pointer is not None else np.asarray(value, order="C")
+        given, shape = (
+            (value.dtype if array is None else array.dtype),
+            tuple(value.shape if array is None else array.shape),
+        )
+        if str(given).removeprefix("torch.") != str(dtype):
+            self._fail(f"input {name!r} is {str(given).removeprefix('torch.')}", f"the engine takes {dtype}")
+        if not self._context.set_input_shape(name, shape):
             ranges = [self._engine.get_tensor_profile_shape(name, one) for one in range(self._profiles)]
             takes = " or ".join(f"{list(low)} to {list(high)}" for low, _, high in ranges)
-            self._fail(f"input {name!r} has shape {list(array.shape)}", f"the engine takes {takes}")
-        if self._on_host(name):
-            self._set_address(name, array.ctypes.data)
-        else:
-            pointer = allocate(array.nbytes)
-            self._device.to_device(pointer, array)
-            self._set_address(name, pointer)
-        return array
+            self._fail(f"input {name!r} has shape {list(shape)}", f"the engine takes {takes}")
+        if array is None and on_host:
+            self._fail(f"input {name!r} lies on the GPU", "the engine reads it on the host", "Give a NumPy array.")
+        bound.fed[name] = value if array is None else array
+        if array is not None and not on_host:
+            bound.copies[name] = copy = cuda.DeviceArray(self._device, shape, dtype)
+            copy.queue_fill(array)
+            pointer = copy.pointer
+        self._set_address(name, array.ctypes.data if pointer is None else pointer)
 
-    def _prepare(self, name: str, allocate: Callable[[int], int]) -> Callable[[], np.ndarray]:
-        """Gives an output its memory; returns what queues the copy to the host, once the run is queued."""
+    def _device_pointer(self, name: str, value: Any) -> int | None:
+        """Where an input lies on the GPU; None where it does not."""
+        try:
+            interface = getattr(value, "__cuda_array_interface__", None)
+        except RuntimeError as error:  # torch, of a tensor that wants gradients
+            self._fail(f"input {name!r} cannot be read", one_line(error), "Give tensor.detach().")
+        if interface is None:
+            return None
+        if interface.get("strides") is not None:
+            self._fail(f"input {name!r} is not contiguous", "the engine reads it as it lies", "Give x.contiguous().")
+        return int(interface["data"][0])
+
+    def _prepare(self, name: str, bound: BoundEngine) -> None:
+        """Gives an output its memory."""
         dtype, shape = self._dtype(name), tuple(self._context.get_tensor_shape(name))
         if -1 in shape:  # it depends on values: TensorRT asks for memory while it runs
-            allocator = _make_allocator(self._trt, allocate)
+            allocator = _make_allocator(self._trt, self._device, dtype)
             if not self._context.set_output_allocator(name, allocator):
                 self._fail(f"output {name!r} gets no memory", last_errors(self._logger))
-            return lambda: self._fetch(allocator.address, np.empty(allocator.shape, dtype))
-        array = np.empty(shape, dtype)
-        if self._on_host(name):
+            bound.written[name] = allocator
+        elif self._on_host(name):
+            bound.written[name] = array = np.empty(shape, dtype)
             self._set_address(name, array.ctypes.data)
-            return lambda: array
-        pointer = allocate(array.nbytes)
-        self._set_address(name, pointer)
-        return lambda: self._fetch(pointer, array)
-
-    def _fetch(self, pointer: int, array: np.ndarray) -> np.ndarray:
-        if array.size:
-            self._device.to_host(array, pointer)
-        return array
+        else:
+            bound.written[name] = output = cuda.DeviceArray(self._device, shape, dtype)
+            self._set_address(name, output.pointer)
 
     def _set_address(self, name: str, pointer: int) -> None:
         if not self._context.set_tensor_address(name, pointer):
@@ -161,27 +215,109 @@ class EngineRunner:
             self._fail(f"tensor {name!r} is {kind}", "NumPy has no such type", "Keep inputs and outputs in float32.")
         return np.dtype(NUMPY[kind])
 
-    def _fail(self, what: str, why: str, do: str = "") -> None:
+    def _fail(self, what: str, why: str, do: str = "") -> NoReturn:
         raise BackendError(what, where=self._where, why=why, do=do)
 
 
-def _make_allocator(trt: ModuleType, allocate: Callable[[int], int]) -> Any:
-    """Memory for an output whose shape is known only when the engine has run: `address`, and `shape` thereafter."""
+class BoundEngine:
+    """An engine with its inputs in place (`EngineRunner.bind`); a context, at whose end its memory is given back.
+
+    Attributes:
+        fed: the inputs, so that they live. copies: of those that lay on the host. written: the outputs' memory.
+    """
+
+    def __init__(self, device: cuda.Device):
+        self._device = device
+        self.fed: dict[str, Any] = {}
+        self.copies: dict[str, cuda.DeviceArray] = {}
+        self.written: dict[str, Any] = {}
+        self.queue: Callable[[], None] = lambda: None
+        self.graph: cuda.Graph | None = None
+
+    def start(self) -> None:
+        """Queues a run; raises BackendError where TensorRT refuses it."""
+        if self.graph is not None:
+            self.graph.launch()
+        else:
+            self.queue()
+
+    def wait(self) -> None:
+        """Returns when all that was queued is done; raises BackendError where it failed."""
+        self._device.synchronize()
+
+    def mark(self) -> Any:
+        """As `qntz.cuda.Device.mark`."""
+        return self._device.mark()
+
+    def elapsed_ms(self, first: Any, last: Any) -> float:
+        """As `qntz.cuda.Device.elapsed_ms`."""
+        return self._device.elapsed_ms(first, last)
+
+    def outputs(self) -> Arrays:
+        """The outputs of the last run, on the host."""
+        arrays = {
+            name: output if isinstance(output, np.ndarray) else _array_of(output).queue_fetch()
+            for name, output in self.written.items()
+        }
+        self.wait()
+        return arrays
+
+    def taken(self) -> dict[str, cuda.DeviceArray | np.ndarray]:
+        """The outputs where they lie; they are the caller's now."""
+        outputs = {n: o if isinstance(o, np.ndarray) else _array_of(o) for n, o in self.written.items()}
+        self.written = {}
+        return outputs
+
+    def close(self, *, broken: bool = False) -> None:
+        """Gives the memory back. broken: after an error on the device, where each release fails with that same one."""
+        parts = [output for output in self.written.values() if not isinstance(output, np.ndarray)]
+        closing = [part.release for part in (*self.copies.values(), *parts)]
+        closing += [self.graph.close] if self.graph is not None else []
+        self.copies, self.written, self.graph = {}, {}, None
+        for close in closing:
+            with contextlib.suppress(BackendError) if broken else contextlib.nullcontext():
+                close()
+
+    def __enter__(self) -> BoundEngine:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.close(broken=kind is not None)
+
+
+def _array_of(output: Any) -> cuda.DeviceArray:
+    """An output's array: of one whose size depended on values, that of the last run."""
+    return output if isinstance(output, cuda.DeviceArray) else output.array()
+
+
+def _make_allocator(trt: ModuleType, device: cuda.Device, dtype: np.dtype[Any]) -> Any:
+    """Memory for an output whose shape is known only when the engine has run: `array` has it thereafter."""
 
     class Allocator(trt.IOutputAllocator):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             trt.IOutputAllocator.__init__(self)
-            self.address = 0
-            self.shape: tuple[int, ...] = ()
+            self.held: cuda.DeviceArray | None = None
+            self.room, self.shape = -1, (0,)
 
         def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
-            self.address = allocate(size)
-            return self.address
+            if self.held is None or self.room < size:
+                self.held, self.room = cuda.DeviceArray(device, (size,), np.uint8), size
+            return self.held.pointer
 
         def reallocate_output_async(self, tensor_name: str, memory: int, size: int, alignment: int, stream: int) -> int:
             return self.reallocate_output(tensor_name, memory, size, alignment)
 
         def notify_shape(self, tensor_name: str, shape: Any) -> None:
             self.shape = tuple(shape)
+
+        def array(self) -> cuda.DeviceArray:
+            if self.held is None:  # of no elements, TensorRT may ask for nothing
+                self.held = cuda.DeviceArray(device, (0,), np.uint8)
+            self.held.shape, self.held.dtype = self.shape, dtype
+            return self.held
+
+        def release(self) -> None:
+            if self.held is not None:
+                self.held.release()
 
     return Allocator()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qntz import ort
 from qntz.config import EngineConfig
-from qntz.errors import BackendError, ExportError
+from qntz.errors import BackendError, ExportError, one_line
 from qntz.hookspecs import hookimpl
-from qntz.records import Arrays, Backend, Built, Progress, Runner, TensorSpec
+from qntz.records import Arrays, Backend, Built, Progress, Runner, TensorSpec, described
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 PHASE = "open a session"
 DTYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's other names are NumPy's
@@ -29,6 +33,47 @@ class SessionRunner:
     def run(self, inputs: Arrays) -> Arrays:
         """One run, as `qntz.ort.run`."""
         return ort.run(self.session, inputs)
+
+    def bind(self, inputs: Arrays) -> BoundSession:
+        """The session with its inputs in place; raises BackendError where it refuses them."""
+        return BoundSession(self.session, inputs)
+
+
+class BoundSession:
+    """A session with its inputs in place, as `qntz.records.Bound`."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, inputs: Arrays):
+        import onnxruntime
+
+        self._session, self._binding = session, session.io_binding()
+        self._names = [argument.name for argument in session.get_outputs()]
+        device = "cuda" if session.get_providers()[0].startswith("CUDA") else "cpu"
+        try:
+            for argument in session.get_inputs():
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(inputs[argument.name], device, 0)
+                self._binding.bind_ortvalue_input(argument.name, value)
+            for name in self._names:
+                self._binding.bind_output(name, device)
+        except Exception as error:
+            raise BackendError(
+                "ONNX Runtime does not take the inputs", where=described(inputs), why=one_line(error)
+            ) from error
+
+    def start(self) -> None:
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise BackendError("ONNX Runtime cannot run the graph", why=one_line(error)) from error
+
+    def wait(self) -> None:
+        self._binding.synchronize_outputs()
+
+    def outputs(self) -> Arrays:
+        return dict(zip(self._names, self._binding.copy_outputs_to_cpu(), strict=True))
+
+    def close(self) -> None:
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
 
 
 class OnnxRuntimeBackend:

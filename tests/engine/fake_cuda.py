@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import types
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,17 @@ class FakeCuda:
         self.memory: dict[int, Any] = {}
         self.waiting: list[tuple[int, int, int]] = []
         self.allocated = 0
+        self.captured: list[Callable[[], None]] | None = None
+        self.clock = 0.0  # milliseconds: each run takes 2.5
+
+    def execute(self, work: Callable[[], None], stream: int) -> None:
+        """Does the work, or keeps it where the stream is captured."""
+        if self.captured is not None:
+            self.captured.append(work)
+            return
+        self.flush(stream)
+        self.clock += 2.5
+        work()
 
     def allocate(self, size: int) -> int:
         buffer = ctypes.create_string_buffer(size)
@@ -36,9 +48,51 @@ class FakeCuda:
     def flush(self, stream: int) -> None:
         if stream != STREAM:
             raise ValueError(f"another stream: {stream}")
+        if self.captured is not None:
+            raise ValueError("a stream that is captured cannot be waited for")
         for target, source, size in self.waiting:
             ctypes.memmove(target, source, size)
         self.waiting.clear()
+
+
+class GraphDriver:
+    """libcuda's functions for CUDA graphs, as cuda.h declares them; each returns a CUresult."""
+
+    def __init__(self, gpu: FakeCuda):
+        self.gpu = gpu
+        self.graphs: dict[int, list[Callable[[], None]]] = {}
+        self.launchable: dict[int, list[Callable[[], None]]] = {}
+
+    def cuStreamBeginCapture_v2(self, stream: ctypes.c_void_p, mode: int) -> int:
+        if stream.value != STREAM or mode != 2 or self.gpu.captured is not None:
+            return 1
+        self.gpu.captured = []
+        return 0
+
+    def cuStreamEndCapture(self, stream: ctypes.c_void_p, graph: Any) -> int:
+        if self.gpu.captured is None:
+            return 1
+        graph._obj.value = 500 + len(self.graphs)
+        self.graphs[graph._obj.value], self.gpu.captured = self.gpu.captured, None
+        return 0
+
+    def cuGraphInstantiateWithFlags(self, made: Any, graph: ctypes.c_void_p, flags: ctypes.c_ulonglong) -> int:
+        made._obj.value = 1000 + graph.value
+        self.launchable[made._obj.value] = self.graphs[graph.value]
+        return 0
+
+    def cuGraphDestroy(self, graph: ctypes.c_void_p) -> int:
+        return 0 if self.graphs.pop(graph.value, None) is not None else 1
+
+    def cuGraphLaunch(self, made: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:
+        if stream.value != STREAM or made.value not in self.launchable:
+            return 1
+        for work in self.launchable[made.value]:
+            self.gpu.execute(work, STREAM)
+        return 0
+
+    def cuGraphExecDestroy(self, made: ctypes.c_void_p) -> int:
+        return 0 if self.launchable.pop(made.value, None) is not None else 1
 
 
 class Code(enum.IntEnum):
@@ -81,6 +135,16 @@ def cuda_python(gpu: FakeCuda, *, memory: int = 1 << 20) -> types.ModuleType:
     module.cudaGetErrorString = lambda error: (Code.cudaSuccess, b"out of memory")
     module.cudaMalloc, module.cudaFree = cuda_malloc, cuda_free
     module.cudaMemcpyAsync, module.cudaStreamSynchronize = cuda_memcpy_async, cuda_stream_synchronize
+    times: dict[Any, float] = {}
+
+    def cuda_event_record(event: object, stream: Stream) -> tuple[Code]:
+        times[event] = gpu.clock
+        return (Code.cudaSuccess,)
+
+    module.cudaEventCreate = lambda: (Code.cudaSuccess, object())
+    module.cudaEventRecord = cuda_event_record
+    module.cudaEventSynchronize = lambda event: (Code.cudaSuccess,)
+    module.cudaEventElapsedTime = lambda start, end: (Code.cudaSuccess, times[end] - times[start])
     return module
 
 
@@ -107,6 +171,15 @@ def pycuda(gpu: FakeCuda, *, memory: int = 1 << 20) -> types.ModuleType:
         def synchronize(self) -> None:
             gpu.flush(STREAM)
 
+    class Event:
+        def record(self, stream: Stream) -> None:
+            self.time = gpu.clock
+
+        def synchronize(self) -> None: ...
+
+        def time_since(self, event: Event) -> float:
+            return self.time - event.time
+
     class Device:
         def __init__(self, index: int):
             self.index = index
@@ -127,7 +200,7 @@ def pycuda(gpu: FakeCuda, *, memory: int = 1 << 20) -> types.ModuleType:
     def memcpy_dtoh_async(dest: np.ndarray, src: int, stream: Stream) -> None:
         gpu.copy(dest.ctypes.data, src, dest.nbytes)
 
-    module.Error, module.Stream, module.Device, module.mem_alloc = Error, Stream, Device, mem_alloc
+    module.Error, module.Stream, module.Event, module.Device, module.mem_alloc = Error, Stream, Event, Device, mem_alloc
     module.init = lambda: None
     module.memcpy_htod_async, module.memcpy_dtoh_async = memcpy_htod_async, memcpy_dtoh_async
     return module

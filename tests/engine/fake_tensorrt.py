@@ -354,22 +354,26 @@ class _Context:
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        device, model = self._trt.device, self._engine._model
-        device.flush(stream_handle)
-        fed = {}
-        for tensor in model.graph.input:
-            shape = self._shapes[tensor.name]
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.type.tensor_type.elem_type)
-            size = int(np.prod(shape)) * dtype.itemsize
-            fed[tensor.name] = np.frombuffer(ctypes.string_at(self._addresses[tensor.name], size), dtype).reshape(shape)
-        for name, value in ort.run(ort.session(model.SerializeToString()), fed).items():
-            array = np.ascontiguousarray(value)
-            address = self._addresses.get(name)
-            if name in self._allocators:
-                address = self._allocators[name].reallocate_output_async(name, 0, array.nbytes, 256, stream_handle)
-                self._allocators[name].notify_shape(name, array.shape)
-            ctypes.memmove(address, array.ctypes.data, array.nbytes)
+        shapes, addresses = dict(self._shapes), dict(self._addresses)  # what a CUDA graph keeps
+        self._trt.device.execute(lambda: _executed(self, shapes, addresses, stream_handle), stream_handle)
         return True
+
+
+def _executed(context: Any, shapes: dict[str, Any], addresses: dict[str, int], stream_handle: int) -> None:
+    model = context._engine._model
+    fed = {}
+    for tensor in model.graph.input:
+        shape = shapes[tensor.name]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.type.tensor_type.elem_type)
+        size = int(np.prod(shape)) * dtype.itemsize
+        fed[tensor.name] = np.frombuffer(ctypes.string_at(addresses[tensor.name], size), dtype).reshape(shape)
+    for name, value in ort.run(ort.session(model.SerializeToString()), fed).items():
+        array = np.ascontiguousarray(value)
+        address = addresses.get(name)
+        if name in context._allocators:
+            address = context._allocators[name].reallocate_output_async(name, 0, array.nbytes, 256, stream_handle)
+            context._allocators[name].notify_shape(name, array.shape)
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
 
 
 def _tensor(module: types.ModuleType, tensor: onnx.ValueInfoProto) -> Any:

@@ -102,25 +102,68 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
 def test_an_array_goes_there_and_back(device: tuple[cuda.Device, fake_cuda.FakeCuda]) -> None:
     opened, gpu = device
     assert opened.stream == fake_cuda.STREAM
-    sent, back = np.arange(6, dtype=np.int16).reshape(2, 3), np.zeros((2, 3), np.int16)
-    with cuda.buffers(opened) as allocate:
-        pointer, nothing = allocate(sent.nbytes), allocate(0)
-        assert pointer != nothing != 0
-        opened.to_device(pointer, sent)
-        opened.to_host(back, pointer)
-        opened.synchronize()
+    sent = np.arange(6, dtype=np.int16).reshape(2, 3)
+    there, nothing = cuda.DeviceArray(opened, (2, 3), np.int16), cuda.DeviceArray(opened, (0, 3), np.int16)
+    assert 0 not in (there.pointer, nothing.pointer)
+    told = there.__cuda_array_interface__
+    assert told == {"shape": (2, 3), "typestr": "<i2", "data": (there.pointer, False), "version": 2}
+    there.queue_fill(sent)
+    back = there.queue_fetch()
+    assert nothing.queue_fetch().shape == (0, 3)
+    opened.synchronize()
     np.testing.assert_array_equal(back, sent)
+    there.release()
+    there.release()
+    del nothing
     assert gpu.memory == {}
 
 
 def test_memory_that_is_not_to_be_had(device: tuple[cuda.Device, fake_cuda.FakeCuda]) -> None:
     opened, gpu = device
-    with cuda.buffers(opened) as allocate:
-        allocate(100)
-        with pytest.raises(BackendError, match="out of memory"):
-            allocate(1 << 30)
+    held = cuda.DeviceArray(opened, (100,), np.uint8)
+    with pytest.raises(BackendError, match="out of memory"):
+        cuda.DeviceArray(opened, (1 << 30,), np.uint8)
     assert gpu.allocated == 1
+    del held
     assert gpu.memory == {}
+
+
+def test_marks_tell_the_time_on_the_gpu(device: tuple[cuda.Device, fake_cuda.FakeCuda]) -> None:
+    opened, gpu = device
+    first = opened.mark()
+    gpu.execute(lambda: None, fake_cuda.STREAM)
+    gpu.execute(lambda: None, fake_cuda.STREAM)
+    assert opened.elapsed_ms(first, opened.mark()) == 5.0
+
+
+def test_a_graph_is_launched_as_one(
+    device: tuple[cuda.Device, fake_cuda.FakeCuda], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, gpu = device
+    driver, ran = fake_cuda.GraphDriver(gpu), []
+    monkeypatch.setattr(cuda, "_driver", lambda: driver)
+
+    def queue() -> None:
+        for name in ("first", "second"):
+            gpu.execute(lambda name=name: ran.append(name), fake_cuda.STREAM)
+
+    graph = cuda.Graph(opened, queue)
+    assert ran == []
+    graph.launch()
+    graph.launch()
+    assert ran == ["first", "second"] * 2
+    graph.close()
+    assert driver.graphs == driver.launchable == {}
+
+
+def test_what_breaks_a_capture_is_told(
+    device: tuple[cuda.Device, fake_cuda.FakeCuda], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, gpu = device
+    monkeypatch.setattr(cuda, "_driver", lambda: fake_cuda.GraphDriver(gpu))
+    with pytest.raises(ValueError, match="cannot be waited for"):
+        cuda.Graph(opened, opened.synchronize)
+    assert gpu.captured is None
 
 
 def test_a_pycuda_that_does_not_load_leaves_it_to_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import gc
 import sys
@@ -101,6 +102,71 @@ def test_a_run_gives_the_graphs_numbers(bench: Bench, tmp_path: Path) -> None:
         assert list(outputs) == ["y"]
         np.testing.assert_allclose(outputs["y"], x.astype(np.float64) @ WEIGHT, rtol=1e-5, atol=1e-6)
     assert bench.gpu.allocated == 6
+    assert bench.gpu.memory == {}
+
+
+class OnGpu:
+    """A tensor on the stand-in GPU, as torch shows one."""
+
+    def __init__(self, device: cuda.Device, array: np.ndarray):
+        self._held = cuda.DeviceArray(device, array.shape, array.dtype)
+        self._held.queue_fill(array)
+        device.synchronize()
+        self.shape, self.dtype = array.shape, f"torch.{array.dtype}"
+        self.__cuda_array_interface__ = {**self._held.__cuda_array_interface__, "strides": None}
+
+
+def test_what_lies_on_the_gpu_is_not_copied(bench: Bench, tmp_path: Path) -> None:
+    runner = bench.backend.load(bench.built(linear(tmp_path), BATCH), CONFIG)
+    x = RNG.normal(size=(4, 5)).astype(np.float32)
+    given = OnGpu(runner._device, x)
+    before = bench.gpu.allocated
+    outputs = runner.run_on_device({"x": given})
+    assert bench.gpu.allocated == before + 1  # the output's
+    output = outputs["y"]
+    assert output.__cuda_array_interface__["shape"] == (4, 3)
+    there = ctypes.string_at(output.__cuda_array_interface__["data"][0], 4 * 3 * 4)
+    np.testing.assert_allclose(np.frombuffer(there, np.float32).reshape(4, 3), x @ WEIGHT, rtol=1e-5, atol=1e-6)
+    del output, outputs, given
+    gc.collect()
+    assert bench.gpu.memory == {}
+
+
+def test_what_lies_on_the_gpu_and_does_not_fit_is_refused(bench: Bench, tmp_path: Path) -> None:
+    runner = bench.backend.load(bench.built(linear(tmp_path), BATCH), CONFIG)
+    turned = OnGpu(runner._device, np.zeros((2, 5), np.float32))
+    turned.__cuda_array_interface__["strides"] = (4, 8)
+    with pytest.raises(BackendError, match="input 'x' is not contiguous: .*Give x.contiguous"):
+        runner.run({"x": turned})
+    half = OnGpu(runner._device, np.zeros((2, 5), np.float16))
+    with pytest.raises(BackendError, match="input 'x' is float16: the engine takes float32"):
+        runner.run({"x": half})
+
+
+def test_a_bound_engine_runs_again_and_again(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = fake_cuda.GraphDriver(bench.gpu)
+    monkeypatch.setattr(cuda, "_driver", lambda: driver)
+    runner = bench.backend.load(bench.built(linear(tmp_path), BATCH), CONFIG)
+    x = RNG.normal(size=(4, 5)).astype(np.float32)
+    for graph in (False, True):
+        with runner.bind({"x": x}, graph=graph) as bound:
+            first = bound.mark()
+            for _ in range(3):
+                bound.start()
+            bound.wait()
+            assert bound.elapsed_ms(first, bound.mark()) == 7.5
+            np.testing.assert_allclose(bound.outputs()["y"], x @ WEIGHT, rtol=1e-5, atol=1e-6)
+            assert len(driver.launchable) == graph
+        assert bench.gpu.memory == {}
+    assert driver.launchable == driver.graphs == {}
+
+
+def test_no_graph_of_an_output_whose_memory_moves(bench: Bench, tmp_path: Path) -> None:
+    node = helper.make_node("NonZero", ["x"], ["y"])
+    path = saved(tmp_path / "nz.onnx", [node], [info("x", ("n", 5))], [info("y", (2, "k"), TensorProto.INT64)])
+    runner = bench.backend.load(bench.built(path, BATCH), CONFIG)
+    with pytest.raises(BackendError, match="does not run as a CUDA graph: the size of an output depends on values"):
+        runner.bind({"x": np.ones((2, 5), np.float32)}, graph=True)
     assert bench.gpu.memory == {}
 
 
