@@ -19,8 +19,9 @@ from qntz.statements import shown
 
 
 def kept(prepared: Prepared, come_from: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
-    """By node: `inputs_db`, the SQNR in dB of each quantized input by tensor, `input_db`, the least of them, `weight_db`,
-    that of its weight, each None where none is quantized, `block`, the inputs that share a scale, where any do, and its `module` and `statement`."""
+    """By node: `inputs_db`, the SQNR in dB of each of its quantized inputs by tensor, `input_db`, the least of them,
+    and `weight_db`, that of its weight, both None where none is quantized, `block`, the inputs that share a scale,
+    where any do, and its `module` and `statement`."""
     weights = prepared.weights
     format = weights.scaling.format
     inputs = {name: input_db(prepared.histograms[name], amax, format) for name, amax in prepared.ranges.items()}

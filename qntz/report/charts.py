@@ -18,6 +18,8 @@ DASHES = ("", "6 3", "2 3")
 LINE_HEIGHT = 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 44
 Scale = Callable[[float], float]
+EDGE = 24
+"""The height of the row of points without a finite figure."""
 MARKED = 60
 """A line of up to so many points has a dot on each; a longer one is thin, with a dot only where no line is."""
 
@@ -71,29 +73,35 @@ def decades(values: Sequence[float]) -> tuple[int, int]:
 
 
 def line_chart(series: Sequence[Series], *, key: str, width: int, title: str, x_label: str, y_label: str) -> str:
-    """A line for each series over whole numbers. An equal tensor's point is a mark on the upper edge, a broken one's on
-    the lower edge; where nothing was measured the line has a gap.
+    """A line for each series over whole numbers. An equal tensor's point is a mark in a row of its own above the axis,
+    "exact", a broken one's in one below; where nothing was measured the line has a gap.
 
     Args:
         key: unique in the page, for the ids of title and description. width: of the whole chart, in CSS pixels.
     """
-    known = [point.y for line in series for point in line.points if point.y is not None and math.isfinite(point.y)]
+    ys = [point.y for line in series for point in line.points if point.y is not None]
+    known = [y for y in ys if math.isfinite(y)]
     xs = [point.x for line in series for point in line.points]
     y_ticks = linear_ticks(min(known, default=0.0), max(known, default=1.0))
     x_low, x_high = min(xs, default=0), max(xs, default=1)
     right, bottom = width - RIGHT, LINE_HEIGHT - BOTTOM
+    highest = TOP + (EDGE if math.inf in ys and known else 0)
+    lowest = bottom - (EDGE if -math.inf in ys else 0)
 
     def across(x: float) -> float:
         return (LEFT + right) / 2 if x_high == x_low else LEFT + (x - x_low) / (x_high - x_low) * (right - LEFT)
 
     def up(y: float) -> float:
-        y = min(max(y, y_ticks[0]), y_ticks[-1])
-        return bottom - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (bottom - TOP)
+        if math.isinf(y):
+            return TOP if y > 0 else bottom - EDGE / 2
+        return lowest - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (lowest - highest)
 
     drawn = svg.drawing(key, width, LINE_HEIGHT, title, _described(series))
-    for tick in y_ticks:
-        svg.line(drawn, LEFT, up(tick), right, up(tick), "grid")
-        svg.text(drawn, LEFT - 8, up(tick) + 4, f"{tick:g}", "end")
+    labels = [(up(tick), f"{tick:g}") for tick in y_ticks if known]
+    labels += [(up(y), word) for y, word in ((math.inf, "exact"), (-math.inf, "broken")) if y in ys]
+    for y, said in labels:
+        svg.line(drawn, LEFT, y, right, y, "grid")
+        svg.text(drawn, LEFT - 8, y + 4, said, "end")
     for tick in sorted({int(tick) for tick in linear_ticks(x_low, x_high, 4 + width // 200) if tick == int(tick)}):
         if x_low <= tick <= x_high:
             svg.line(drawn, across(tick), bottom, across(tick), bottom + 5, "axis")
@@ -127,7 +135,7 @@ def error_chart(bars: Sequence[Bar], *, key: str, width: int, title: str, x_labe
         x = across(10.0**power)
         svg.line(drawn, x, top, x, bottom, "grid")
         if (power - low) % every == 0:
-            svg.text(drawn, x, bottom + 16, "1" if power == 0 else f"1e{power}", "middle")
+            svg.text(drawn, x, bottom + 16, svg.power_of_ten(power), "middle")
     for place, bar in enumerate(bars):
         y = top + row * place + row / 2
         svg.text(drawn, left - 8, y + 4, _shortened(bar.name, (left - 12) // 7), "end", "name")

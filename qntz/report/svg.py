@@ -6,6 +6,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 
 def drawing(key: str, width: int, height: int, title: str, description: str) -> Element:
+    """An empty chart with a title and a description for those who hear the page. key: unique in it, for their ids."""
     made = Element(
         "svg",
         {
@@ -23,14 +24,21 @@ def drawing(key: str, width: int, height: int, title: str, description: str) -> 
 
 
 def line(svg: Element, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
+    """kind: a class of the style sheet."""
     ends = {"x1": fixed(x1), "y1": fixed(y1), "x2": fixed(x2), "y2": fixed(y2)}
     SubElement(svg, "line", {**ends, "class": kind})
 
 
 def text(svg: Element, x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Element:
+    """Text whose start, middle or end stands at x, its foot at y."""
     element = SubElement(svg, "text", {"x": fixed(x), "y": fixed(y), "text-anchor": anchor, "class": kind})
     element.text = text
     return element
+
+
+def power_of_ten(power: int) -> str:
+    """The label of a logarithmic axis: "1e-3", "1"."""
+    return "1" if power == 0 else f"1e{power}"
 
 
 def fixed(value: float) -> str:

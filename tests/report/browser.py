@@ -55,8 +55,8 @@ class Tab:
             raise RuntimeError(f"{method}: {heard['error']}")
         return heard["result"]
 
-    def show(self, address: str, width: int, *, dark: bool = False, media: str = "screen") -> None:
-        """Loads an address in a window `width` CSS pixels wide."""
+    def show(self, address: str, width: int, *, dark: bool = False, media: str = "") -> None:
+        """Loads an address in a window `width` CSS pixels wide, as it looks on a screen, or as `media` has it."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
         )
@@ -130,7 +130,10 @@ def browsing(folder: Path) -> Iterator[Tab]:
     try:
         yield Tab(to, back)
     finally:
-        process.kill()
-        process.wait()
-        os.close(to)
+        os.close(to)  # which ends it, with the processes that it started
+        try:
+            process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         os.close(back)
