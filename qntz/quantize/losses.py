@@ -19,8 +19,9 @@ from qntz.statements import shown
 
 
 def kept(prepared: Prepared, come_from: Mapping[str, Origin]) -> dict[str, dict[str, Any]]:
-    """By node: `input_db`, the SQNR in dB of the noisiest of its inputs, `weight_db`, that of its weight, each None
-    where none is quantized, `block`, the inputs that share a scale, where any do, and its `module` and `statement`."""
+    """By node: `inputs_db`, the SQNR in dB of each of its quantized inputs by tensor, `input_db`, the least of them,
+    and `weight_db`, that of its weight, both None where none is quantized, `block`, the inputs that share a scale,
+    where any do, and its `module` and `statement`."""
     weights = prepared.weights
     format = weights.scaling.format
     inputs = {name: input_db(prepared.histograms[name], amax, format) for name, amax in prepared.ranges.items()}
@@ -28,6 +29,7 @@ def kept(prepared: Prepared, come_from: Mapping[str, Origin]) -> dict[str, dict[
     for one in prepared.chosen:
         origin = come_from.get(one.node, Origin())
         told[one.node] = {
+            "inputs_db": {tensor: round(inputs[tensor], 2) for tensor in one.activations} if inputs else {},
             "input_db": round(min(inputs[tensor] for tensor in one.activations), 2) if inputs else None,
             "weight_db": None if one.weight is None else round(_weight_db(one, weights), 2),
             **({"block": weights.block(one)} if weights.scaling.block else {}),

@@ -8,7 +8,6 @@ one under which they promise the least noise.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from qntz.quantizable import Candidate, node_names
 from qntz.quantize.formats import INT8
 from qntz.quantize.proof import prove_equal
 from qntz.records import Arrays
+from qntz.rescaled import rescaled
 from qntz.scalable import FIXED, Layout, Scalable, add_divided, divide, scalable
 
 WHERE = "quantize.rescale"
@@ -118,19 +118,6 @@ def chosen_exponents(
         if readers:
             _choose({name: tensors[name] for name in group}, readers, exponents)
     return exponents
-
-
-def rescaled(histograms: Mapping[str, Histogram], found: Scalable, exponents: np.ndarray) -> dict[str, Histogram]:
-    """The histograms of the graph whose channels are divided by these powers of two."""
-    changed = dict(histograms)
-    for name, histogram in histograms.items():
-        if name in found.layouts and histogram.channels is not None:
-            index = found.layouts[name].index
-            if exponents[index].any():
-                evened = histogram.channels.divided(exponents[np.unique(index)], signed=histogram.minimum < 0)
-                sums = histogram.sums and histogram.sums.divided(exponents[index].reshape(-1))
-                changed[name] = dataclasses.replace(evened, sums=sums)
-    return changed
 
 
 def _reader(name: str, tensor: Tensor, weight: np.ndarray, layout: Layout, axis: int) -> Reader:

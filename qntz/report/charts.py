@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from qntz.report import svg
 from qntz.report.wording import decibel, error
 
 COLOURS = 8
@@ -17,6 +18,8 @@ DASHES = ("", "6 3", "2 3")
 LINE_HEIGHT = 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 44
 Scale = Callable[[float], float]
+EDGE = 24
+"""The height of the row of points without a finite figure."""
 MARKED = 60
 """A line of up to so many points has a dot on each; a longer one is thin, with a dot only where no line is."""
 
@@ -70,40 +73,46 @@ def decades(values: Sequence[float]) -> tuple[int, int]:
 
 
 def line_chart(series: Sequence[Series], *, key: str, width: int, title: str, x_label: str, y_label: str) -> str:
-    """A line for each series over whole numbers. An equal tensor's point is a mark on the upper edge, a broken one's on
-    the lower edge; where nothing was measured the line has a gap.
+    """A line for each series over whole numbers. An equal tensor's point is a mark in a row of its own above the axis,
+    "exact", a broken one's in one below; where nothing was measured the line has a gap.
 
     Args:
         key: unique in the page, for the ids of title and description. width: of the whole chart, in CSS pixels.
     """
-    known = [point.y for line in series for point in line.points if point.y is not None and math.isfinite(point.y)]
+    ys = [point.y for line in series for point in line.points if point.y is not None]
+    known = [y for y in ys if math.isfinite(y)]
     xs = [point.x for line in series for point in line.points]
     y_ticks = linear_ticks(min(known, default=0.0), max(known, default=1.0))
     x_low, x_high = min(xs, default=0), max(xs, default=1)
     right, bottom = width - RIGHT, LINE_HEIGHT - BOTTOM
+    highest = TOP + (EDGE if math.inf in ys and known else 0)
+    lowest = bottom - (EDGE if -math.inf in ys else 0)
 
     def across(x: float) -> float:
         return (LEFT + right) / 2 if x_high == x_low else LEFT + (x - x_low) / (x_high - x_low) * (right - LEFT)
 
     def up(y: float) -> float:
-        y = min(max(y, y_ticks[0]), y_ticks[-1])
-        return bottom - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (bottom - TOP)
+        if math.isinf(y):
+            return TOP if y > 0 else bottom - EDGE / 2
+        return lowest - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (lowest - highest)
 
-    svg = _svg(key, width, LINE_HEIGHT, title, _described(series))
-    for tick in y_ticks:
-        _line(svg, LEFT, up(tick), right, up(tick), "grid")
-        _text(svg, LEFT - 8, up(tick) + 4, f"{tick:g}", "end")
+    drawn = svg.drawing(key, width, LINE_HEIGHT, title, _described(series))
+    labels = [(up(tick), f"{tick:g}") for tick in y_ticks if known]
+    labels += [(up(y), word) for y, word in ((math.inf, "exact"), (-math.inf, "broken")) if y in ys]
+    for y, said in labels:
+        svg.line(drawn, LEFT, y, right, y, "grid")
+        svg.text(drawn, LEFT - 8, y + 4, said, "end")
     for tick in sorted({int(tick) for tick in linear_ticks(x_low, x_high, 4 + width // 200) if tick == int(tick)}):
         if x_low <= tick <= x_high:
-            _line(svg, across(tick), bottom, across(tick), bottom + 5, "axis")
-            _text(svg, across(tick), bottom + 18, str(tick), "middle")
-    _line(svg, LEFT, bottom, right, bottom, "axis")
-    _text(svg, (LEFT + right) / 2, LINE_HEIGHT - 8, x_label, "middle", "label")
-    label = _text(svg, 0, 0, y_label, "middle", "label")
-    label.set("transform", f"translate(13 {_fixed((TOP + bottom) / 2)}) rotate(-90)")
+            svg.line(drawn, across(tick), bottom, across(tick), bottom + 5, "axis")
+            svg.text(drawn, across(tick), bottom + 18, str(tick), "middle")
+    svg.line(drawn, LEFT, bottom, right, bottom, "axis")
+    svg.text(drawn, (LEFT + right) / 2, LINE_HEIGHT - 8, x_label, "middle", "label")
+    label = svg.text(drawn, 0, 0, y_label, "middle", "label")
+    label.set("transform", f"translate(13 {svg.fixed((TOP + bottom) / 2)}) rotate(-90)")
     for place, line in enumerate(series):
-        _draw(svg, line, place, across, up)
-    return tostring(svg, encoding="unicode")
+        _draw(drawn, line, place, across, up)
+    return tostring(drawn, encoding="unicode")
 
 
 def error_chart(bars: Sequence[Bar], *, key: str, width: int, title: str, x_label: str) -> str:
@@ -120,27 +129,35 @@ def error_chart(bars: Sequence[Bar], *, key: str, width: int, title: str, x_labe
         return left + (math.log10(value) - low) / (high - low) * (right - left)
 
     said = "; ".join(f"{bar.name}: {bar.note or error(bar.value)}" for bar in bars)
-    svg = _svg(key, width, bottom + BOTTOM, title, said)
+    drawn = svg.drawing(key, width, bottom + BOTTOM, title, said)
     every = -(-(high - low) // max(1, (right - left) // 44))
     for power in range(low, high + 1):
         x = across(10.0**power)
-        _line(svg, x, top, x, bottom, "grid")
+        svg.line(drawn, x, top, x, bottom, "grid")
         if (power - low) % every == 0:
-            _text(svg, x, bottom + 16, "1" if power == 0 else f"1e{power}", "middle")
+            svg.text(drawn, x, bottom + 16, svg.power_of_ten(power), "middle")
     for place, bar in enumerate(bars):
         y = top + row * place + row / 2
-        _text(svg, left - 8, y + 4, _shortened(bar.name, (left - 12) // 7), "end", "name")
+        svg.text(drawn, left - 8, y + 4, _shortened(bar.name, (left - 12) // 7), "end", "name")
         end = left if not bar.value else across(bar.value)
         if bar.value:
-            attributes = {"x": _fixed(left), "y": _fixed(y - 6), "width": _fixed(end - left), "height": "12", "rx": "2"}
-            SubElement(svg, "rect", {**attributes, "class": f"bar {bar.kind}{' hollow' if bar.hollow else ''}"})
+            attributes = {
+                "x": svg.fixed(left),
+                "y": svg.fixed(y - 6),
+                "width": svg.fixed(end - left),
+                "height": "12",
+                "rx": "2",
+            }
+            SubElement(drawn, "rect", {**attributes, "class": f"bar {bar.kind}{' hollow' if bar.hollow else ''}"})
         if bar.limit:
-            _line(svg, across(bar.limit), y - 10, across(bar.limit), y + 10, "limit")
+            svg.line(drawn, across(bar.limit), y - 10, across(bar.limit), y + 10, "limit")
             end = max(end, across(bar.limit)) if across(bar.limit) - end < 60 else end
-        _text(svg, end + 6, y + 4, bar.note or error(bar.value), "start", "absent" if bar.value is None else "value")
-    _line(svg, left, top, left, bottom, "axis")
-    _text(svg, (left + right) / 2, bottom + 36, x_label, "middle", "label")
-    return tostring(svg, encoding="unicode")
+        svg.text(
+            drawn, end + 6, y + 4, bar.note or error(bar.value), "start", "absent" if bar.value is None else "value"
+        )
+    svg.line(drawn, left, top, left, bottom, "axis")
+    svg.text(drawn, (left + right) / 2, bottom + 36, x_label, "middle", "label")
+    return tostring(drawn, encoding="unicode")
 
 
 def style_of(place: int) -> tuple[str, str]:
@@ -148,16 +165,16 @@ def style_of(place: int) -> tuple[str, str]:
     return f"s{place % COLOURS}", DASHES[place // COLOURS % len(DASHES)]
 
 
-def _draw(svg: Element, line: Series, place: int, across: Scale, up: Scale) -> None:
+def _draw(drawn: Element, line: Series, place: int, across: Scale, up: Scale) -> None:
     kind, dash = style_of(place)
-    group = SubElement(svg, "g", {"class": f"series {kind}"})
+    group = SubElement(drawn, "g", {"class": f"series {kind}"})
     weight = "line" if len(line.points) <= MARKED else "line thin"
     alone = set()
     for stretch in _stretches(line.points):
         if len(stretch) == 1:
             alone.add(stretch[0][0])
             continue
-        corners = " ".join(f"{_fixed(across(x))},{_fixed(up(y))}" for x, y in stretch)
+        corners = " ".join(f"{svg.fixed(across(x))},{svg.fixed(up(y))}" for x, y in stretch)
         stroke = SubElement(group, "polyline", {"points": corners, "class": weight})
         if dash:
             stroke.set("stroke-dasharray", dash)
@@ -165,7 +182,7 @@ def _draw(svg: Element, line: Series, place: int, across: Scale, up: Scale) -> N
         if point.y is None or (len(line.points) > MARKED and math.isfinite(point.y) and point.x not in alone):
             continue
         shape = "dot" if math.isfinite(point.y) else "edge"
-        place_of = {"cx": _fixed(across(point.x)), "cy": _fixed(up(point.y))}
+        place_of = {"cx": svg.fixed(across(point.x)), "cy": svg.fixed(up(point.y))}
         dot = SubElement(group, "circle", {**place_of, "r": "3", "class": shape})
         SubElement(dot, "title").text = f"{line.name}, {point.x} {point.name}: {decibel(point.y)}"
 
@@ -191,39 +208,6 @@ def _described(series: Sequence[Series]) -> str:
         else:
             said.append(f"{line.name}: no finite point")
     return "; ".join(said)
-
-
-def _svg(key: str, width: int, height: int, title: str, description: str) -> Element:
-    svg = Element(
-        "svg",
-        {
-            "viewBox": f"0 0 {width} {height}",
-            "width": str(width),
-            "height": str(height),
-            "role": "img",
-            "aria-labelledby": f"{key}-title {key}-desc",
-            "class": "chart",
-        },
-    )
-    SubElement(svg, "title", {"id": f"{key}-title"}).text = title
-    SubElement(svg, "desc", {"id": f"{key}-desc"}).text = description
-    return svg
-
-
-def _line(svg: Element, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
-    ends = {"x1": _fixed(x1), "y1": _fixed(y1), "x2": _fixed(x2), "y2": _fixed(y2)}
-    SubElement(svg, "line", {**ends, "class": kind})
-
-
-def _text(svg: Element, x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Element:
-    element = SubElement(svg, "text", {"x": _fixed(x), "y": _fixed(y), "text-anchor": anchor, "class": kind})
-    element.text = text
-    return element
-
-
-def _fixed(value: float) -> str:
-    """At most one decimal, without a needless zero."""
-    return f"{value:.1f}".removesuffix(".0")
 
 
 def _shortened(name: str, most: int) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qntz.config import GateConfig
 from qntz.errors import ConfigError, ParityError, did_you_mean
 from qntz.report.run import EngineRun, Run
+from qntz.report.tables import Cell
+from qntz.report.tables import Table as PageTable
+from qntz.report.verdict import SIGNS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -75,6 +78,21 @@ def table(found: list[Gate]) -> Table:
         cells = (one.engine, one.asked, one.wanted, _said(one.measured), "holds" if one.holds else "FAILED")
         made.add_row(*map(Text, cells))
     return made
+
+
+def page_table(found: Sequence[Gate]) -> PageTable:
+    """The same for the page."""
+    rows = tuple(
+        (
+            Cell(one.engine),
+            Cell(one.asked),
+            Cell(one.wanted, "number"),
+            Cell(_said(one.measured), "absent" if one.measured is None else "number"),
+            Cell(f"{SIGNS['passed']} holds", "passed") if one.holds else Cell(f"{SIGNS['failed']} FAILED", "failed"),
+        )
+        for one in found
+    )
+    return PageTable("Gates", ("Engine", "Of", "Wanted", "Measured", "Holds"), rows)
 
 
 def _of(engine: EngineRun, gate: GateConfig, run: Run) -> Iterator[Gate]:

@@ -11,10 +11,12 @@ from typing import Any
 from qntz.config import ReportConfig
 from qntz.records import Provided
 from qntz.report import charts, tables, verdict
+from qntz.report.gates import gates, page_table
+from qntz.report.histogram_charts import activations
 from qntz.report.run import EngineRun, Record, Run
 from qntz.report.wording import NOT_MEASURED, count, error, size
 
-WIDE, NARROW = 1040, 330
+WIDE, NARROW = 1160, 330
 """Each chart is drawn twice, and the style sheet shows the one that fits."""
 
 
@@ -33,7 +35,10 @@ def render_html(run: Run, rows: Sequence[Provided], config: ReportConfig) -> str
     """The page of a model.
 
     Args:
-        run: what `gather` read. rows: the `ReportRow` records of plugins. config: how many layers to list.
+        run: what `gather` read. rows: the `ReportRow` records of plugins. config: how many layers to list, and gates.
+
+    Raises:
+        ConfigError: as `gates` does.
     """
     import jinja2
 
@@ -49,17 +54,26 @@ def render_html(run: Run, rows: Sequence[Provided], config: ReportConfig) -> str
 
 
 def _view(run: Run, rows: Sequence[Provided], config: ReportConfig) -> dict[str, Any]:
+    asked = gates(run, config.gates)
+    held = [gate.holds for gate in asked]
     return {
         "model": run.model,
-        "verdict": verdict.verdict(run),
+        "verdict": verdict.verdict(run, held),
         "tiles": _tiles(run),
         "model_steps": verdict.model_steps(run),
         "engine_steps": [(engine.name, verdict.engine_steps(engine)) for engine in run.engines],
+        "report_step": verdict.report_step(held),
         "engines": tables.engines(run),
+        "gates": page_table(asked),
         "layer_chart": _layer_chart(run),
         "error_chart": _error_chart(run),
         "worst_layers": [(engine.name, tables.worst_layers(engine, config.layers)) for engine in run.engines],
         "unfolded": len(run.engines) == 1,
+        "activations": [
+            activations(engine.name, f"seen-{place}", engine.activations, config.layers)
+            for place, engine in enumerate(run.engines)
+            if engine.activations
+        ],
         "findings": tables.findings(run),
         "route": _route(run),
         "warnings": [str(warning) for warning in run.torchscript.get("warnings", ())],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from qntz.artifacts import EnginePaths, ModelPaths, digest_file, read_json
 from qntz.errors import ArtifactError
+from qntz.report.activations import Activation, read_activations
 
 Record = Mapping[str, Any]
 
@@ -57,6 +59,7 @@ class EngineRun:
     metrics: Record
     layers: tuple[LayerFigure, ...]
     probes: tuple[ProbeFigure, ...]
+    activations: tuple[Activation, ...] = ()
 
     @property
     def precision(self) -> str | None:
@@ -134,13 +137,15 @@ def gather(paths: ModelPaths, engines: Sequence[str]) -> Run:
     Raises:
         ArtifactError: a record is missing or damaged, or an engine is not the one that its record describes.
     """
+    found = [_engine(paths.engine(name)) for name in engines]
+    seen = read_activations(paths, {one.name: one.quantize for one in found})
     return Run(
         model=paths.model,
         check=_record(paths.check_json),
         torchscript=_record(paths.torchscript_json),
         export=_record(paths.export_json),
         simplify=_record(paths.simplify_json),
-        engines=tuple(_engine(paths.engine(name)) for name in engines),
+        engines=tuple(dataclasses.replace(one, activations=tuple(seen.get(one.name, ()))) for one in found),
         materials=_materials(paths, engines),
     )
 

@@ -55,11 +55,11 @@ def _engine_row(engine: EngineRun, metric: str | None) -> tuple[Cell, ...]:
         _figure(fraction(engine.figure("agreement"))),
         _figure(error(engine.figure("worst_rel_error"))),
         _figure(decibel(engine.figure("sqnr_db"))),
-        Cell("engine") if engine.was_run else Cell("ONNX graph", "absent"),
+        Cell("engine") if engine.was_run else Cell("ONNX graph", "absent wrap"),
         _figure(size(engine.plan_bytes)),
         _figure(size(engine.onnx_bytes)),
-        _said(" ".join(str(built[key]) for key in ("backend", "version") if key in built)),
-        _said(built.get("target")),
+        _said(" ".join(str(built[key]) for key in ("backend", "version") if key in built), "wrap"),
+        _said(built.get("target"), "wrap"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,13 +68,26 @@ def engine_steps(engine: EngineRun) -> list[Step]:
     ]
 
 
-def verdict(run: Run) -> Verdict:
-    """One headline and what a reader should know next."""
+def report_step(held: Sequence[bool]) -> Step:
+    """What the engines come together in. held: of each gate, whether it holds."""
+    if not held:
+        return Step("report", "done", "this page", "no gates")
+    if missed := held.count(False):
+        return Step("report", "failed", f"{missed} of {many(len(held), 'gate')} failed")
+    return Step("report", "passed", "the gate holds" if len(held) == 1 else f"all {len(held)} gates hold")
+
+
+def verdict(run: Run, held: Sequence[bool] = ()) -> Verdict:
+    """One headline and what a reader should know next. held: of each gate, whether it holds."""
     failed = [step.stage for step in model_steps(run) if step.state == "failed"]
+    if missed := held.count(False):
+        failed.append(f"{missed} of {many(len(held), 'gate')}")
     idle = [engine for engine in run.engines if not engine.was_run]
     ran = len(run.engines) - len(idle)
+    caution = "An engine that was not run is not verified: its figures are those of its quantized ONNX graph."
     if failed:
-        return Verdict("failed", f"Not fit to ship: {' and '.join(failed)} failed.", tuple(_comparisons(run)))
+        told = (*([caution] if idle else []), *_comparisons(run))
+        return Verdict("failed", f"Not fit to ship: {' and '.join(failed)} failed.", told)
     if not run.engines:
         return Verdict("skipped", "Captured and exported; no engine is configured.", ())
     if idle:
@@ -83,7 +96,6 @@ def verdict(run: Run) -> Verdict:
         headline = f"{_built(run)} {number} of them {verb} run on this machine."
         if len(run.engines) == 1:
             headline = "The engine was built, but not run on this machine."
-        caution = "An engine that was not run is not verified: its figures are those of its quantized ONNX graph."
         return Verdict("skipped" if ran == 0 else "warned", headline, (caution, *_comparisons(run)))
     if len(run.engines) == 1:
         headline = "The engine was built, run and compared with the eager model."

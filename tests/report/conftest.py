@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from qntz.artifacts import EnginePaths, ModelPaths, write_bytes, write_json, write_text
+from qntz.artifacts import EnginePaths, ModelPaths, write_bytes, write_json, write_npz, write_text
+from qntz.histograms import arrays_of, histogram_of
 
 LAYERS = "index,layer,tensor,op,sqnr_db\n0,/stem/Conv,/stem/Conv_output_0,Conv,41.25\n2,/head/Gemm,logits,Gemm,18.5\n"
 PROBES = "probe,output,shape,rel_error,sqnr_db\n0,logits,2x10,0.021,33.25\n1,logits,3x10,0.019,\n"
@@ -96,8 +98,17 @@ def engine_records(paths: EnginePaths, *, layers: str = LAYERS, probes: str = PR
     records.update(changed)
     for name, record in records.items():
         write_json(paths.folder / f"{name}.json", record)
+    write_json(paths.ranges, {"precision": "int8", "method": "mse", "tensors": {}})
     write_text(paths.layer_figures, layers)
     write_text(paths.probe_figures, probes)
+
+
+def calibrated(paths: EnginePaths, seen: Mapping[str, np.ndarray], thresholds: Mapping[str, float]) -> None:
+    """Writes the histograms of float32 values by tensor, and the thresholds of an engine."""
+    histograms = {tensor: histogram_of(values) for tensor, values in seen.items()}
+    write_npz(paths.of.histograms, arrays_of(histograms))
+    tensors = {tensor: {"amax": amax, "scale": amax / 127} for tensor, amax in thresholds.items()}
+    write_json(paths.ranges, {"precision": "int8", "method": "mse", "tensors": tensors})
 
 
 @pytest.fixture

@@ -64,11 +64,21 @@ def test_what_was_not_measured_leaves_a_gap_and_the_infinite_stands_on_an_edge()
     svg = drawn([Series("int8", points)])
     assert not kinds(svg, "polyline", "line")  # each finite point stands alone
     assert [dot.get("cx") for dot in kinds(svg, "circle", "dot")] == ["52", "232", "502"]
+    # 40 dB stands 24 below the row "exact", 10 dB 24 above the axis, in the middle of which is the row "broken"
+    assert [dot.get("cy") for dot in kinds(svg, "circle", "dot")] == ["232", "167.3", "38"]
     edges = kinds(svg, "circle", "edge")
     assert [(edge.get("cx"), edge.get("cy"), edge[0].text) for edge in edges] == [
         ("322", "14", "int8, 3 : exact"),
-        ("412", "256", "int8, 4 : broken"),
+        ("412", "244", "int8, 4 : broken"),
     ]
+    labels = {text.text: text.get("y") for text in kinds(svg, "text", "tick") if text.get("text-anchor") == "end"}
+    assert labels == {"10": "236", "20": "171.3", "30": "106.7", "40": "42", "exact": "18", "broken": "248"}
+
+
+def test_where_every_tensor_is_exact_no_figure_stands_at_the_axis():
+    svg = drawn([Series("fp32", (Point(0, math.inf), Point(1, math.inf)))])
+    assert [text.text for text in kinds(svg, "text", "tick")] == ["exact", "0", "1"]
+    assert {edge.get("cy") for edge in kinds(svg, "circle", "edge")} == {"14"}
 
 
 def test_a_chart_of_one_layer_puts_it_in_the_middle():

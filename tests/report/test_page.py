@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from qntz.artifacts import ModelPaths
-from qntz.config import ReportConfig
+from qntz.config import GateConfig, ReportConfig
 from qntz.records import Provided, ReportRow
 from qntz.report import gather, render_html
 from tests.report.conftest import engine_records, model_records
@@ -58,12 +58,13 @@ def test_the_pipeline_tells_what_became_of_each_stage(one_engine: Writer):
         ("step done", "quantize • int8, mse 22.0 KB"),
         ("step done", "engine • built tensorrt_rtx 1.7.1, 90.0 KB"),
         ("step passed", "verify ✓ run SQNR 33.2 dB"),
+        ("step done", "report • this page no gates"),
     ]
 
 
 def test_an_engine_that_was_not_run_never_looks_passed(one_engine: Writer):
     shown = page(one_engine(metrics=IDLE), "digits-int8")
-    assert shown.boxes[-1] == ("step skipped", "verify ○ not run graph only: SQNR 33.2 dB")
+    assert shown.boxes[-2] == ("step skipped", "verify ○ not run graph only: SQNR 33.2 dB")
     assert shown.column(ENGINES, "Run here") == ["○ no: no CUDA GPU on this machine"]
     assert shown.column(ENGINES, "Figures of") == ["ONNX graph"]
     assert "○ The engine was built, but not run on this machine." in shown.text
@@ -108,6 +109,51 @@ def test_an_artifact_beyond_its_tolerance_or_a_finding_of_error_level_fails_the_
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("asked", "box", "headline", "rows"),
+    [
+        (
+            {"sqnr_db": 30, "metric_drop": 0.01},
+            ("step passed", "report ✓ all 2 gates hold"),
+            "✓ The engine was built, run and compared with the eager model.",
+            [
+                ["drop of accuracy", "at most 0.01", "0.0022", "✓ holds"],
+                ["SQNR, dB", "at least 30", "33.25", "✓ holds"],
+            ],
+        ),
+        (
+            {"sqnr_db": 35, "metric_drop": 0.01},
+            ("step failed", "report ✕ 1 of 2 gates failed"),
+            "✕ Not fit to ship: 1 of 2 gates failed.",
+            [
+                ["drop of accuracy", "at most 0.01", "0.0022", "✓ holds"],
+                ["SQNR, dB", "at least 35", "33.25", "✕ FAILED"],
+            ],
+        ),
+        (
+            {"bytes": 90_000},
+            ("step failed", "report ✕ 1 of 1 gate failed"),
+            "✕ Not fit to ship: 1 of 1 gate failed.",
+            [["bytes", "at most 90,000", "92,160", "✕ FAILED"]],
+        ),
+    ],
+)
+def test_gates_stand_in_the_page_and_decide_the_verdict(one_engine: Writer, asked, box, headline, rows):
+    config = ReportConfig(gates={"*": GateConfig(**asked)})
+    shown = Page(render_html(gather(one_engine(), ["digits-int8"]), [], config))
+    assert shown.tables["Gates"] == [
+        ["Engine", "Of", "Wanted", "Measured", "Holds"],
+        *(["digits-int8", *row] for row in rows),
+    ]
+    assert shown.boxes[-1] == box
+    assert headline in shown.text
+    assert [kind for *_, kind in shown.kinds["Gates"][1:]] == ["failed" if "✕" in row[-1] else "passed" for row in rows]
+
+
+def test_without_gates_there_is_no_table_of_them(one_engine: Writer):
+    assert "Gates" not in page(one_engine(), "digits-int8").tables
+
+
 def test_warnings_alone_are_no_failure(one_engine: Writer):
     findings = [
         {"slug": "a", "severity": "warning"},
@@ -134,7 +180,7 @@ def test_what_nobody_measured_is_said_so(one_engine: Writer):
     ):
         assert shown.column(ENGINES, head) == ["not measured"]
     assert shown.column(ENGINES, "Backend") == ["not recorded"]
-    assert [kind for kind, _ in shown.boxes] == ["step skipped"] * 5 + ["step done"] * 2 + ["step skipped"]
+    assert [kind for kind, _ in shown.boxes] == ["step skipped"] * 5 + ["step done"] * 2 + ["step skipped", "step done"]
     assert shown.column("Difference from the eager model after each stage", "Worst rel. error") == ["not measured"] * 3
     for words in ("Parameters not measured", "Layers: not measured.", "Findings: not measured."):
         assert words in shown.text
