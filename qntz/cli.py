@@ -1,5 +1,5 @@
 """The command line: `qntz check TARGET`, `qntz rule CODE`, `qntz plugins`, `qntz sensitivity ENGINE`,
-`qntz inspect ENGINE` and `qntz ranges FILE`."""
+`qntz inspect ENGINE`, `qntz bench ENGINE` and `qntz ranges FILE`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qntz import cli_inspect, cli_plugins, cli_ranges, cli_sensitivity
+from qntz import cli_bench, cli_inspect, cli_plugins, cli_ranges, cli_sensitivity
 from qntz.config import METHODS
 from qntz.errors import CheckError, ConfigError, QntzError, UsageError, did_you_mean, one_line
 from qntz.guard import guarded
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     rule.set_defaults(run=_rule)
     cli_plugins.add_parser(commands)
     cli_sensitivity.add_parser(commands)
+    cli_bench.add_parser(commands)
     cli_inspect.add_parser(commands)
     cli_ranges.add_parser(commands)
     return parser

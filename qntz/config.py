@@ -516,8 +516,8 @@ class GateConfig:
     Attributes:
         metric_drop: the model's metric may fall so far below the eager model's (0.005: half a point). sqnr_db,
             agreement: the least. bytes: of the engine at most. baseline: another engine of the model, to whose bytes
-            `bytes_ratio` bounds its own. run: the engine itself has run; where it has not, its figures are its graph's
-            under ONNX Runtime.
+            `bytes_ratio` bounds its own, and `latency_ratio` its median latency, measured in turn with it. run: the
+            engine itself has run; where it has not, its figures are its graph's under ONNX Runtime.
     """
 
     metric_drop: float | None = None
@@ -526,32 +526,40 @@ class GateConfig:
     bytes: int | None = None
     baseline: str | None = None
     bytes_ratio: float | None = None
+    latency_ratio: float | None = None
     run: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("metric_drop", "sqnr_db", "agreement", "bytes", "bytes_ratio"):
+        for name in ("metric_drop", "sqnr_db", "agreement", "bytes", "bytes_ratio", "latency_ratio"):
             if (value := getattr(self, name)) is not None:
                 _at_least(value, 0, name)
         if self.agreement is not None and self.agreement > 1:
             raise ConfigError(f"{self.agreement} is no fraction", where="agreement", do="Give 0 to 1.")
         if all(getattr(self, one.name) == one.default for one in dataclasses.fields(self)):
             raise ConfigError("asks nothing", do="Give {sqnr_db: 35}, or another bound.")
-        if (self.baseline is None) != (self.bytes_ratio is None):
+        if (self.baseline is None) != (self.bytes_ratio is None and self.latency_ratio is None):
             do = "Give both: {baseline: digits-fp32, bytes_ratio: 0.5}."
-            raise ConfigError("a baseline and a bytes_ratio go together", where="baseline", do=do)
+            raise ConfigError("a baseline and a ratio to it go together", where="baseline", do=do)
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """The report: how many of the worst layers it lists, and gates by engine (patterns as fnmatch has them). `engines`
-    is set by compose: those of this model."""
+    """The report: how many of the worst layers it lists, the seconds for which each engine that can run here is timed
+    (0: not at all), and gates by engine (patterns as fnmatch has them). `engines` is set by compose: those of this
+    model."""
 
     layers: int = 20
+    latency_seconds: float = 1.0
     gates: dict[str, GateConfig] = field(default_factory=dict)
     engines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _at_least(self.layers, 1, "layers")
+        _at_least(self.latency_seconds, 0, "latency_seconds")
+        timed = [pattern for pattern, gate in self.gates.items() if gate.latency_ratio is not None]
+        if timed and not self.latency_seconds:
+            do = "Give latency_seconds: 1, or leave the gate out."
+            raise ConfigError("no engine is timed", where=f"gates.{timed[0]}.latency_ratio", do=do)
 
 
 @dataclass(frozen=True)

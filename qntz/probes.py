@@ -2,7 +2,8 @@
 
 The first one is the example that a model is captured with: sizes of at least two, all different where the ranges
 allow it, because an example of size one specialises. The others vary sizes and values: the smallest sizes, the
-extremes of the range, zeros, large values.
+extremes of the range, zeros, large values. Among them are the smallest, the usual and the largest sizes, which an
+engine's optimization profile is made of.
 """
 
 from __future__ import annotations
@@ -69,6 +70,12 @@ def make_probes(
     return probes
 
 
+def typical(inputs: Mapping[str, InputConfig], sizes: Mapping[str, int], seed: int) -> Arrays:
+    """Inputs of these sizes, drawn as typical probes are; equal for an equal seed."""
+    rng = np.random.default_rng(seed)
+    return {name: _values(spec, sizes, "typical", rng) for name, spec in inputs.items()}
+
+
 def _example_sizes(dims: Mapping[str, DimConfig]) -> dict[str, int]:
     """At least 2 and all different, where the ranges allow it."""
     taken: set[int] = set()
@@ -88,6 +95,8 @@ def _sizes(dims: Mapping[str, DimConfig], index: int, rng: np.random.Generator) 
         return {n: dim.min if dim.min != example[n] else min(dim.min + 1, dim.max) for n, dim in dims.items()}
     if index == 2:
         return {name: dim.max for name, dim in dims.items()}
+    if index == 3:
+        return {name: dim.opt for name, dim in dims.items()}
     return {
         name: int(rng.integers(dim.min, min(dim.max, max(2 * dim.opt, dim.min + 7)) + 1)) for name, dim in dims.items()
     }

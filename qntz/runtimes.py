@@ -5,9 +5,10 @@ its graph under ONNX Runtime, an engine. Graphs and engines are loaded by a `qnt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qntz.errors import BackendError, ModelError, one_line
+from qntz.errors import ArtifactError, BackendError, ModelError, did_you_mean, one_line
 from qntz.records import Arrays, Bound, Runner
 
 if TYPE_CHECKING:
@@ -84,6 +85,37 @@ class BoundModule:
 
     def close(self) -> None:
         self._outputs = None
+
+
+def load_engine(folder: Path | str, root: Path | str = ".") -> Runner:
+    """The engine in a folder, build/models/<model>/engines/<engine>, ready to run, as its engine.json says.
+
+    Args:
+        root: of the project, for the plugins that may have its backend.
+
+    Raises:
+        ArtifactError: the engine or its record is missing or damaged.
+        BackendError: its backend is not here, or the engine cannot be run on this machine.
+    """
+    from qntz.artifacts import read_json
+    from qntz.config import EngineConfig, build
+    from qntz.plugins import load
+
+    plan, record = Path(folder) / "model.engine", read_json(Path(folder) / "engine.json")
+    try:
+        config = build(EngineConfig, {"backend": record["backend"], **record["options"]}, "engine")
+    except (KeyError, TypeError) as error:
+        where, do = str(Path(folder) / "engine.json"), "Run `dvc repro`."
+        raise ArtifactError("is no record of an engine", where=where, why=one_line(error), do=do) from error
+    backends = load(Path(root), "verify").records("qntz_backends")
+    if config.backend not in backends:
+        raise BackendError(f"no backend {config.backend!r}", where=str(plan), do=did_you_mean(config.backend, backends))
+    backend = backends[config.backend]
+    why = backend.why_not_run(config)
+    if why is not None:
+        raise BackendError("the engine cannot be run here", where=str(plan), why=why)
+    runner: Runner = backend.load(plan, config)
+    return runner
 
 
 def bind(runner: Runner, inputs: Arrays) -> Bound:

@@ -1,17 +1,25 @@
-"""report: one page that compares the model's engines, their figures per layer for `dvc plots show`, and gates."""
+"""report: one page that compares the model's engines, timed here; figures per layer for `dvc plots show`; gates."""
 
 from stages.entry import Job, run
 
 
 def work(job: Job) -> None:
+    import dataclasses
+
     from rich.console import Console
 
     from qntz.artifacts import write_text
+    from qntz.bench import time_engines
+    from qntz.plugins import load
     from qntz.report import gather, plots_csv, render_html, terminal_summary
     from qntz.report.gates import gates, require, table
 
     config = job.config.report
     found = gather(job.of, config.engines)
+    if config.latency_seconds:
+        backends = load(job.root, "verify").records("qntz_backends")  # as verify has them: engine.json knows their code
+        timings, why_not = time_engines(job.of, config.engines, backends, config.latency_seconds)
+        found = dataclasses.replace(found, timings=timings, not_timed=why_not)
     asked = gates(found, config.gates)
     rows = job.plugins.rows(found.as_dict())
     write_text(job.of.report, render_html(found, rows, config))

@@ -50,10 +50,14 @@ class BoundSession:
         device = "cuda" if session.get_providers()[0].startswith("CUDA") else "cpu"
         try:
             for argument in session.get_inputs():
+                if argument.name not in inputs:
+                    raise BackendError("ONNX Runtime does not take the inputs", why=f"no input {argument.name!r}")
                 value = onnxruntime.OrtValue.ortvalue_from_numpy(inputs[argument.name], device, 0)
                 self._binding.bind_ortvalue_input(argument.name, value)
             for name in self._names:
                 self._binding.bind_output(name, device)
+        except BackendError:
+            raise
         except Exception as error:
             raise BackendError(
                 "ONNX Runtime does not take the inputs", where=described(inputs), why=one_line(error)

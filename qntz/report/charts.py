@@ -25,6 +25,17 @@ MARKED = 60
 
 
 @dataclass(frozen=True)
+class Chart:
+    """A chart in both widths, with the legend: name, class and dashes of each line."""
+
+    title: str
+    wide: str
+    narrow: str
+    legend: tuple[tuple[str, str, str], ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Point:
     """A point of a line: `y` is None where nothing was measured, infinite where the tensors are equal."""
 
@@ -138,7 +149,7 @@ def error_chart(bars: Sequence[Bar], *, key: str, width: int, title: str, x_labe
             svg.text(drawn, x, bottom + 16, svg.power_of_ten(power), "middle")
     for place, bar in enumerate(bars):
         y = top + row * place + row / 2
-        svg.text(drawn, left - 8, y + 4, _shortened(bar.name, (left - 12) // 7), "end", "name")
+        svg.text(drawn, left - 8, y + 4, shortened(bar.name, (left - 12) // 7), "end", "name")
         end = left if not bar.value else across(bar.value)
         if bar.value:
             attributes = {
@@ -210,7 +221,7 @@ def _described(series: Sequence[Series]) -> str:
     return "; ".join(said)
 
 
-def _shortened(name: str, most: int) -> str:
+def shortened(name: str, most: int) -> str:
     """A name cut in its middle, so that its end, which tells engines apart, stays."""
     if len(name) <= most:
         return name

@@ -119,6 +119,9 @@ def _of(engine: EngineRun, gate: GateConfig, run: Run) -> Iterator[Gate]:
     baseline = next((one.plan_bytes for one in run.engines if one.name == gate.baseline), None)
     ratio = engine.plan_bytes / baseline if engine.plan_bytes is not None and baseline else None
     yield from most(f"bytes over {gate.baseline}", gate.bytes_ratio, ratio)
+    mine, its = run.timings.get(engine.name), run.timings.get(gate.baseline or "")
+    latency = None if mine is None or its is None else mine.over(its)[0]
+    yield from most(f"latency over {gate.baseline}", gate.latency_ratio, latency)
 
 
 def _said(value: float | None) -> str:

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qntz.bench import Timing
 from qntz.config import ReportConfig
 from qntz.records import Provided
 from qntz.report import charts, tables, verdict
 from qntz.report.gates import gates, page_table
 from qntz.report.histogram_charts import activations
+from qntz.report.latency_charts import latency_charts, throughput_chart
 from qntz.report.run import EngineRun, Record, Run
 from qntz.report.wording import NOT_MEASURED, count, error, size
 
 WIDE, NARROW = 1160, 330
 """Each chart is drawn twice, and the style sheet shows the one that fits."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart in both widths, with the legend: name, class and dashes of each line."""
-
-    title: str
-    wide: str
-    narrow: str
-    legend: tuple[tuple[str, str, str], ...] = ()
-    note: str = ""
 
 
 def render_html(run: Run, rows: Sequence[Provided], config: ReportConfig) -> str:
@@ -40,6 +30,33 @@ def render_html(run: Run, rows: Sequence[Provided], config: ReportConfig) -> str
     Raises:
         ConfigError: as `gates` does.
     """
+    return _rendered("page.html", _view(run, rows, config))
+
+
+def render_bench(model: str, timings: Sequence[Timing], told: Mapping[str, Any]) -> str:
+    """The page of `qntz bench`.
+
+    Args:
+        timings: the first of each set of inputs is what the others are held against. told: what the JSON file has.
+    """
+    charts_of = latency_charts(timings, WIDE, NARROW)
+    absent = tuple((tables.Cell(one["subject"]), tables.Cell(one["why"], "prose")) for one in told["not_run"])
+    view = {
+        "model": model,
+        "tiles": [
+            ("Machine", told["gpu"] or told["cpu"]),
+            ("Cores", str(told["cores"])),
+            ("Inputs", told["inputs"]),
+            *told["versions"].items(),
+        ],
+        "groups": list(zip(charts_of, tables.bench(timings), strict=True)),
+        "throughput": throughput_chart(timings, WIDE, NARROW),
+        "absent": tables.Table("What was not run, and why", ("Runtime", "Why"), absent),
+    }
+    return _rendered("bench.html", view)
+
+
+def _rendered(template: str, view: Mapping[str, Any]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
@@ -50,7 +67,7 @@ def render_html(run: Run, rows: Sequence[Provided], config: ReportConfig) -> str
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("page.html").render(**_view(run, rows, config))
+    return environment.get_template(template).render(**view)
 
 
 def _view(run: Run, rows: Sequence[Provided], config: ReportConfig) -> dict[str, Any]:
@@ -65,6 +82,8 @@ def _view(run: Run, rows: Sequence[Provided], config: ReportConfig) -> dict[str,
         "report_step": verdict.report_step(held),
         "engines": tables.engines(run),
         "gates": page_table(asked),
+        "latency": tables.latency(run),
+        "latency_charts": latency_charts(list(run.timings.values()), WIDE, NARROW),
         "layer_chart": _layer_chart(run),
         "error_chart": _error_chart(run),
         "worst_layers": [(engine.name, tables.worst_layers(engine, config.layers)) for engine in run.engines],
@@ -118,7 +137,7 @@ def _details(engine: EngineRun) -> tuple[str, list[str], list[tables.Table]]:
     return engine.name, [*lost, *map(str, engine.quantize.get("notes", ()))], shown
 
 
-def _layer_chart(run: Run) -> Chart | None:
+def _layer_chart(run: Run) -> charts.Chart | None:
     if not any(engine.layers for engine in run.engines):
         return None
     series = [
@@ -138,10 +157,10 @@ def _layer_chart(run: Run) -> Chart | None:
     legend = tuple((line.name, *charts.style_of(place)) for place, line in enumerate(series) if line.points)
     unmeasured = [line.name for line in series if not line.points]
     note = f"Layers {NOT_MEASURED}: {', '.join(unmeasured)}." if unmeasured else ""
-    return Chart(title, drawn("layers-wide", WIDE), drawn("layers-narrow", NARROW), legend, note)
+    return charts.Chart(title, drawn("layers-wide", WIDE), drawn("layers-narrow", NARROW), legend, note)
 
 
-def _error_chart(run: Run) -> Chart:
+def _error_chart(run: Run) -> charts.Chart:
     bars = [
         charts.Bar(stage, *_worst(record))
         for stage, record in (("torchscript", run.torchscript), ("export", run.export), ("simplify", run.simplify))
@@ -159,7 +178,7 @@ def _error_chart(run: Run) -> Chart:
             bars, key=key, width=width, title=title, x_label="|artifact - eager| / largest |eager|, logarithmic"
         )
 
-    return Chart(title, drawn("errors-wide", WIDE), drawn("errors-narrow", NARROW))
+    return charts.Chart(title, drawn("errors-wide", WIDE), drawn("errors-narrow", NARROW))
 
 
 def _worst(record: Record) -> tuple[float | None, float | None, str]:

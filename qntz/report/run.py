@@ -6,11 +6,12 @@ import csv
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qntz.artifacts import EnginePaths, ModelPaths, digest_file, read_json
+from qntz.bench import Timing
 from qntz.errors import ArtifactError
 from qntz.report.activations import Activation, read_activations
 
@@ -96,7 +97,8 @@ class EngineRun:
 
 @dataclass(frozen=True)
 class Run:
-    """The records of one model and its engines, the engines sorted by name."""
+    """The records of one model and its engines, the engines sorted by name; with the timings of those that were timed,
+    and by the others' names why they were not."""
 
     model: str
     check: Record
@@ -105,6 +107,8 @@ class Run:
     simplify: Record
     engines: tuple[EngineRun, ...]
     materials: tuple[Material, ...] = ()
+    timings: Mapping[str, Timing] = field(default_factory=dict)
+    not_timed: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON records as the hook `qntz_report` gets them: by stage, and under "engines" by engine and stage."""
@@ -119,6 +123,7 @@ class Run:
                     "quantize": dict(engine.quantize),
                     "engine": dict(engine.engine),
                     "metrics": dict(engine.metrics),
+                    "latency": dataclasses.asdict(self.timings[engine.name]) if engine.name in self.timings else {},
                 }
                 for engine in self.engines
             },

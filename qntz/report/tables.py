@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qntz.bench import Timing
 from qntz.records import Provided
 from qntz.report.run import EngineRun, Run
 from qntz.report.verdict import SIGNS, State
-from qntz.report.wording import NOT_MEASURED, count, decibel, error, fraction, many, size
+from qntz.report.wording import NOT_MEASURED, count, decibel, error, fraction, many, milliseconds, size
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,54 @@ def _engine_row(engine: EngineRun, metric: str | None) -> tuple[Cell, ...]:
         _figure(size(engine.onnx_bytes)),
         _said(" ".join(str(built[key]) for key in ("backend", "version") if key in built), "wrap"),
         _said(built.get("target"), "wrap"),
+    )
+
+
+TIMED = ("Median", "p90", "p99", "CPU", "GPU", "Samples/s", "Memory", "GPU memory")
+
+
+def latency(run: Run) -> Table:
+    """How long each engine takes, beside the first that was timed; and why one was not."""
+    base = next(iter(run.timings.values()), None)
+    columns = ("Engine", *TIMED, f"Over {base.subject}") if base is not None else ("Engine", "Not timed")
+    rows = []
+    for engine in run.engines:
+        timing = run.timings.get(engine.name)
+        if timing is None or base is None:
+            why = run.not_timed.get(engine.name, NOT_MEASURED)
+            rows.append((Cell(engine.name), Cell(why, "absent prose"), *[Cell("")] * (len(columns) - 2)))
+        else:
+            rows.append((Cell(engine.name), *(_figure(text) for text in timed(timing, base))))
+    return Table("Latency of the engines", columns, tuple(rows))
+
+
+def bench(timings: Sequence[Timing]) -> list[Table]:
+    """A table for each set of inputs, with the SQNR of the outputs against the first subject's."""
+    groups: dict[str, list[Timing]] = {}
+    for timing in timings:
+        groups.setdefault(timing.inputs, []).append(timing)
+    made = []
+    for name, rows in groups.items():
+        base = rows[0]
+        columns = ("Runtime", *TIMED, f"Over {base.subject}", "SQNR")
+        cells = tuple(
+            (Cell(one.subject), *(_figure(text) for text in (*timed(one, base), decibel(one.sqnr_db)))) for one in rows
+        )
+        made.append(Table(f"Latency, {name}", columns, cells))
+    return made
+
+
+def timed(timing: Timing, base: Timing) -> tuple[str, ...]:
+    """Median, p90, p99, CPU and GPU time, samples a second, memory of both, and how many times as long as another."""
+    ratio, least, most = timing.over(base)
+    spread = "1" if timing is base else f"{ratio:.2f} ({least:.2f} to {most:.2f})" if timing.rounds else f"{ratio:.2f}"
+    times = (timing.median_ms, timing.p90_ms, timing.p99_ms, timing.cpu_ms, timing.gpu_ms)
+    return (
+        *(NOT_MEASURED if one is None else milliseconds(one) for one in times),
+        f"{timing.per_second:,.0f}" if timing.per_second >= 10 else f"{timing.per_second:.2f}",
+        size(timing.memory),
+        size(timing.gpu_memory),
+        spread,
     )
 
 

@@ -54,6 +54,11 @@ def size(value: float | None) -> str:
     return f"{value / 1024:,.1f} KB" if value < 10 * 1024 * 1024 else f"{value / 1024 / 1024:,.1f} MB"
 
 
+def milliseconds(value: float) -> str:
+    """Three significant digits: "0.392 ms", "12.5 ms"; from a second on in seconds."""
+    return f"{value / 1000:.3g} s" if value >= 1000 else f"{value:.3g} ms"
+
+
 def count(value: int | None) -> str:
     return NOT_MEASURED if value is None else f"{value:,}"
 

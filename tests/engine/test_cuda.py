@@ -191,3 +191,28 @@ def test_neither_package_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_installed_is_told_without_an_import() -> None:
     assert cuda._installed("json")
     assert not cuda._installed("no_such_package.inner")
+
+
+class Management:
+    """libnvidia-ml's functions that qntz calls; each returns an nvmlReturn_t."""
+
+    def nvmlInit_v2(self) -> int:
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index: int, handle: ctypes._CData) -> int:
+        handle._obj.value = 90 + index
+        return 0
+
+    def nvmlDeviceGetMemoryInfo(self, handle: ctypes.c_void_p, told: ctypes._CData) -> int:
+        if handle.value != 90:
+            return 2
+        told._obj.total, told._obj.free, told._obj.used = 24 << 30, 21 << 30, 3 << 30
+        return 0
+
+
+def test_the_memory_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_management_library", Management)
+    assert cuda.used_memory() == 3 << 30
+    assert cuda.used_memory(1) is None
+    monkeypatch.setattr(cuda, "_management_library", lambda: None)
+    assert cuda.used_memory() is None

@@ -108,7 +108,7 @@ def test_refusals(run):
         ({"bytes": -1}, "report.gates.e.bytes: -1 is too small"),
         ({}, "report.gates.e: asks nothing."),
         ({"agreement": 99}, "report.gates.e.agreement: 99.0 is no fraction"),
-        ({"bytes_ratio": 0.5}, "report.gates.e.baseline: a baseline and a bytes_ratio go together."),
+        ({"bytes_ratio": 0.5}, "report.gates.e.baseline: a baseline and a ratio to it go together."),
     ):
         with pytest.raises(ConfigError) as caught:
             build(ReportConfig, {"gates": {"e": given}}, "report")

@@ -1,0 +1,315 @@
+"""`qntz bench ENGINE...`: how fast engines of a model are, beside the eager model, torch.compile and ONNX Runtime."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qntz.columns import aligned
+from qntz.errors import ArtifactError, ConfigError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from qntz.artifacts import ModelPaths
+    from qntz.bench import Subject, Timing
+    from qntz.bench.measure import Refused
+    from qntz.config import EngineConfig, ModelConfig
+    from qntz.plugins import Plugins
+
+FOLDER = Path("build/bench")
+KINDS = ("eager", "compile", "torchscript", "onnxruntime", "engine", "trtexec")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to those of `qntz`."""
+    parser = commands.add_parser("bench", help="how fast engines are, beside the model and other runtimes")
+    parser.add_argument("engines", metavar="ENGINE", nargs="+", help="of params.yaml, of one model, after `dvc repro`")
+    parser.add_argument("--batch", type=_sizes, default=(), help="sizes, 1,8,32 (default: smallest, usual, largest)")
+    parser.add_argument("--size", type=_size, action="append", default=[], help="of another dimension: length=128")
+    parser.add_argument("--runtimes", type=_kinds, default=KINDS, help=f"of {','.join(KINDS)} (default: all)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each runtime and batch size (default: 2)")
+    parser.add_argument("--rounds", type=int, default=5, help="in which the runtimes take turns (default: 5)")
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="of PyTorch (default: the GPU, if it has one)"
+    )
+    parser.add_argument("--cuda-graphs", action="store_true", help="run engines as CUDA graphs too")
+    parser.add_argument("--json", action="store_true", help="print what build/bench/MODEL.json gets")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures, prints the table, and writes the figures and a page with the plot; returns the exit code."""
+    from qntz import testdata
+    from qntz.artifacts import write_json, write_text
+    from qntz.bench import measure
+    from qntz.bench.inputs import made, named, sizes_of
+    from qntz.plugins import load
+    from qntz.progress import Bar
+    from qntz.report.page import render_bench
+
+    for name, value in (("--seconds", options.seconds), ("--rounds", options.rounds)):
+        if not value > 0:
+            raise UsageError(f"{value} is too little", where=name, do="Give a number above 0.")
+    root = Path.cwd()
+    sys.path.insert(0, str(root))
+    plugins = load(root, "verify")
+    entries = _entries(root, options.engines)
+    model, files = entries[0].model, entries[0].files
+    samples = testdata.read(model, load(root, "torchscript").records("qntz_data_sources"), root)
+    inputs, kinds = {}, set()
+    for sizes in sizes_of(model, options.batch, dict(options.size)):
+        inputs[named(sizes)], kind = made(model.inputs, sizes, samples)
+        kinds.add(kind)
+    subjects, absent = _subjects(entries, options, plugins, root)
+    if not subjects:
+        raise UsageError("nothing of that can run here", why="; ".join(f"{n}: {why}" for n, why in absent))
+    with Bar(f"bench {files.model}") as progress:
+        timings, refused = measure(subjects, inputs, seconds=options.seconds, rounds=options.rounds, progress=progress)
+    told = _told(files.model, timings, [*absent, *((r.subject, _why(r)) for r in refused)], kinds, options)
+    where = root / FOLDER / f"{files.model}.json"
+    write_json(where, told)
+    write_text(where.with_suffix(".html"), render_bench(files.model, timings, told))
+    if options.json:
+        print(json.dumps(told, indent=2, sort_keys=True, ensure_ascii=False))
+    else:
+        _print(timings, told)
+    return 0 if timings else 1
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An engine as it is composed, and its model."""
+
+    name: str
+    model: ModelConfig
+    engine: EngineConfig
+    composed_model: Mapping[str, Any]
+    files: ModelPaths
+
+
+def _entries(root: Path, names: Sequence[str]) -> list[_Entry]:
+    from qntz.artifacts import ModelPaths
+    from qntz.compose import compose
+    from qntz.config import EngineConfig, ModelConfig, build
+
+    result = compose(root)
+    found: list[_Entry] = []
+    for name in dict.fromkeys(names):
+        if ("engines", name) in result.errors:
+            raise result.errors["engines", name]
+        if name not in result.engines:
+            raise ConfigError(f"no engine {name!r}", where="params.yaml", do=did_you_mean(name, list(result.engines)))
+        composed = result.engines[name]
+        files = ModelPaths(root, composed["model_name"])
+        for path in (files.engine(name).plan, files.engine(name).engine_json, files.engine(name).quantized):
+            if not path.is_file():
+                raise ArtifactError("is missing", where=str(path), do=f"Run `dvc repro engine@{name}`.")
+        model = build(ModelConfig, composed["model"], "model")
+        found.append(_Entry(name, model, build(EngineConfig, composed["engine"], "engine"), composed["model"], files))
+    models = {entry.files.model: entry.name for entry in found}
+    if len(models) > 1:
+        why = ", ".join(f"{engine} is of {model}" for model, engine in models.items())
+        raise UsageError("the engines are of several models", why=why, do="Compare the engines of one.")
+    return found
+
+
+def _subjects(
+    entries: Sequence[_Entry], options: argparse.Namespace, plugins: Plugins, root: Path
+) -> tuple[list[Subject], list[tuple[str, str]]]:
+    """What can run here, the eager model first, and what cannot, with the reason."""
+    from qntz.bench.subject import BACKEND, CAPTURED, COMPILED, EAGER, Subject
+
+    asked, model, files = options.runtimes, entries[0].model, entries[0].files
+    device = _device(options.device)
+    on = "" if device == "cpu" else f" ({device})"
+    loaded = {"factory": model.factory, "weights": model.weights, "saved": model.saved}
+    torch_s = {"root": root, "order": tuple(model.inputs), "device": device}
+    found: list[Subject] = []
+    absent: list[tuple[str, str]] = []
+    if "eager" in asked:
+        found.append(Subject(f"eager{on}", EAGER, model=loaded, **torch_s))
+    if "compile" in asked:
+        found.append(Subject(f"torch.compile{on}", COMPILED, model=loaded, **torch_s))
+    if "torchscript" in asked and files.captured.is_dir():
+        order = tuple(_captured_order(files))
+        found.append(Subject(f"captured{on}", CAPTURED, path=files.captured, **{**torch_s, "order": order}))
+    for entry in entries:
+        paths = entry.files.engine(entry.name)
+        if "onnxruntime" in asked and entry.engine.backend != "onnxruntime":
+            name = f"{entry.name}, its graph (onnxruntime)"
+            found.append(Subject(name, BACKEND, root, paths.quantized, backend="onnxruntime"))
+        if "engine" in asked:
+            backend = plugins.records("qntz_backends").get(entry.engine.backend)
+            name = f"{entry.name} ({entry.engine.backend})"
+            why = "its plugin is gone" if backend is None else backend.why_not_run(entry.engine)
+            told = Subject(name, BACKEND, root, paths.plan, backend=entry.engine.backend, engine=entry.engine)
+            if why is not None:
+                absent.append((name, why))
+            else:
+                found += [told, *_graph(told, options)]
+        if "trtexec" in asked:
+            found += _trtexec(entry, options, root, absent)
+    return found, absent
+
+
+def _graph(told: Subject, options: argparse.Namespace) -> Iterator[Subject]:
+    import dataclasses
+
+    if options.cuda_graphs and told.backend in ("tensorrt", "tensorrt_rtx"):
+        yield dataclasses.replace(told, name=f"{told.name}, CUDA graph", graph=True)
+
+
+def _trtexec(
+    entry: _Entry, options: argparse.Namespace, root: Path, absent: list[tuple[str, str]]
+) -> Iterator[Subject]:
+    """Beside an engine that runs here; where it does not, its own reason says so."""
+    from qntz import cuda
+    from qntz.artifacts import read_json
+    from qntz.bench.subject import TRTEXEC, Subject
+    from qntz.bench.trtexec import COMMANDS, program
+
+    if entry.engine.backend not in COMMANDS or cuda.no_gpu_reason() is not None:
+        return
+    name = f"{entry.name} ({COMMANDS[entry.engine.backend]})"
+    if program(entry.engine.backend) is None:
+        absent.append((name, f"{COMMANDS[entry.engine.backend]} is not on PATH"))
+        return
+    paths = entry.files.engine(entry.name)
+    order = tuple(one["name"] for one in read_json(paths.engine_json)["inputs"])
+    yield Subject(name, TRTEXEC, root, paths.plan, order=order, backend=entry.engine.backend, graph=options.cuda_graphs)
+
+
+def _device(asked: str) -> str:
+    if asked == "cpu":
+        return asked
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if asked == "cuda":
+        raise UsageError("PyTorch has no GPU here", where="--device", do="Give cpu, or install a CUDA build of torch.")
+    return "cpu"
+
+
+def _captured_order(files: ModelPaths) -> list[str]:
+    from qntz.artifacts import CAPTURED_JSON, read_json
+
+    order: list[str] = read_json(files.captured / CAPTURED_JSON)["inputs"]
+    return order
+
+
+def _why(refused: Refused) -> str:
+    return f"{refused.inputs}: {refused.why}" if refused.inputs else refused.why
+
+
+def _told(
+    model: str,
+    timings: Sequence[Timing],
+    absent: Sequence[tuple[str, str]],
+    inputs: set[str],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """What build/bench/MODEL.json gets."""
+    import dataclasses
+    import math
+    import os
+    import platform
+
+    from qntz import cuda
+
+    gpu = None if cuda.no_gpu_reason() is not None else f"{cuda.gpu_name()} ({cuda.capability()})"
+    rows = []
+    for timing, base in _with_base(timings):
+        row = dataclasses.asdict(timing)
+        if row["sqnr_db"] is not None and not math.isfinite(row["sqnr_db"]):
+            row["sqnr_db"] = "exact" if row["sqnr_db"] > 0 else "broken"
+        rows.append({**row, "over": base.subject, "ratio": timing.over(base)})
+    return {
+        "model": model,
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "versions": _versions(),
+        "inputs": " and ".join(sorted(inputs)),
+        "seconds": options.seconds,
+        "rounds": options.rounds,
+        "timings": rows,
+        "not_run": [{"subject": name, "why": why} for name, why in absent],
+    }
+
+
+def _cpu() -> str:
+    import platform
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    import importlib.metadata
+
+    found = {}
+    for name in ("torch", "onnxruntime", "tensorrt", "tensorrt-rtx"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _with_base(timings: Sequence[Timing]) -> Iterator[tuple[Timing, Timing]]:
+    """Each timing with the first of the same inputs, which it is held against."""
+    first: dict[str, Timing] = {}
+    for timing in timings:
+        yield timing, first.setdefault(timing.inputs, timing)
+
+
+def _print(timings: Sequence[Timing], told: Mapping[str, Any]) -> None:
+    """The tables that the page has, without the columns in which nothing was measured."""
+    from qntz.report.tables import bench
+    from qntz.report.wording import NOT_MEASURED
+
+    print(f"{told['model']} on {told['gpu'] or told['cpu']}, {told['cores']} cores, inputs: {told['inputs']}")
+    for table in bench(timings):
+        rows = [list(table.columns), *([cell.text for cell in row] for row in table.rows)]
+        rows = [["" if text == NOT_MEASURED else text for text in row] for row in rows]
+        kept = [at for at in range(1, len(rows[0])) if any(row[at] for row in rows[1:])]
+        print(f"\n{table.caption}")
+        print("\n".join(aligned([[row[at] for at in [*kept, 0]] for row in rows], numbers=len(kept))))
+    if told["not_run"]:
+        print("\nnot run")
+        for one in told["not_run"]:
+            print(f"  {one['subject']}: {one['why']}")
+    print(f"\n{FOLDER / told['model']}.json, {FOLDER / told['model']}.html")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of sizes, 1,8,32")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _size(text: str) -> tuple[str, int]:
+    name, _, size = text.partition("=")
+    if not name or not size.isdecimal() or int(size) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, length=128")
+    return name, int(size)
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(text.split(",")))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise argparse.ArgumentTypeError(f"{kind!r} is no runtime. {did_you_mean(kind, KINDS)}")
+    return kinds
