@@ -61,8 +61,17 @@ def test_metrics_and_plots_are_one_table_and_one_chart(small: Project) -> None:
         rows = list(csv.DictReader(file))
     assert {row["engine"] for row in rows} == {"digits-int8"}
     plots = small.dvc("plots", "show", "--json")
-    assert "digits-int8" in plots.stdout, plots.stderr
-    assert "sqnr_db" in plots.stdout
+    assert plots.returncode == 0, plots.stderr
+    ((plot,),) = json.loads(plots.stdout)["data"].values()
+    drawn = plot["content"]
+    assert drawn["title"]["text"] == "digits: SQNR after each layer"
+    line = drawn["layer"][0]["encoding"]
+    assert drawn["encoding"]["x"]["title"] == "layer, in the order of the graph"
+    assert line["y"]["title"] == "SQNR, dB"
+    assert (drawn["encoding"]["color"]["field"], line["strokeDash"]["field"]) == ("engine", "rev")
+    shown = [{name: value[name] for name in rows[0]} for value in drawn["data"]["values"]]
+    assert shown == rows
+    assert {row["state"] for row in rows} <= {"measured", "exact"}
 
 
 def test_deleted_artifacts_come_back_without_running_anything(small: Project) -> None:

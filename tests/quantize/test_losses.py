@@ -54,9 +54,21 @@ def test_every_layer_is_told_with_its_place(graphs, bench):
     gemm = done.layers["gemm"]
     assert (gemm["module"], gemm["statement"]) == ("body.first", "net.py:Net.forward:0")
     assert gemm["input_db"] == pytest.approx(by_hand(x.astype(np.float64), 1e4 / 127), abs=0.5)
+    assert gemm["inputs_db"] == {"x": gemm["input_db"]}
     weight = numpy_helper.to_array(model.graph.initializer[0]).astype(np.float64)  # [5, 6], outputs first
     scales = np.abs(weight).max(1, keepdims=True) / 127
     assert gemm["weight_db"] == pytest.approx(by_hand(weight, scales), abs=0.01)
+
+
+def test_a_product_tells_of_both_of_its_inputs(graphs, bench):
+    x = graphs.weight(50, 4, 6, scale=1)
+    model = graphs.attention()
+    done = quantize(
+        bench.source, bench.calibrated(model, x=x), None, QuantizeConfig(precision="int8"), methods=bench.methods
+    )
+    told = done.layers["mix"]
+    assert told["inputs_db"].keys() == {"p", "v"}
+    assert told["input_db"] == min(told["inputs_db"].values()) < max(told["inputs_db"].values())
 
 
 def test_nan_in_a_weight_names_its_module(graphs, bench):
