@@ -141,11 +141,11 @@ def _subjects(
     for entry in entries:
         paths = entry.files.engine(entry.name)
         if "onnxruntime" in asked and entry.engine.backend != "onnxruntime":
-            name = f"{entry.name}, its graph (onnxruntime)"
+            name = f"onnxruntime: {entry.name}"
             found.append(Subject(name, BACKEND, root, paths.quantized, backend="onnxruntime"))
         if "engine" in asked:
             backend = plugins.records("qntz_backends").get(entry.engine.backend)
-            name = f"{entry.name} ({entry.engine.backend})"
+            name = f"{entry.engine.backend}: {entry.name}"
             why = "its plugin is gone" if backend is None else backend.why_not_run(entry.engine)
             told = Subject(name, BACKEND, root, paths.plan, backend=entry.engine.backend, engine=entry.engine)
             if why is not None:
@@ -161,7 +161,7 @@ def _graph(told: Subject, options: argparse.Namespace) -> Iterator[Subject]:
     import dataclasses
 
     if options.cuda_graphs and told.backend in ("tensorrt", "tensorrt_rtx"):
-        yield dataclasses.replace(told, name=f"{told.name}, CUDA graph", graph=True)
+        yield dataclasses.replace(told, name=f"CUDA graph, {told.name}", graph=True)
 
 
 def _trtexec(
@@ -175,7 +175,7 @@ def _trtexec(
 
     if entry.engine.backend not in COMMANDS or cuda.no_gpu_reason() is not None:
         return
-    name = f"{entry.name} ({COMMANDS[entry.engine.backend]})"
+    name = f"{COMMANDS[entry.engine.backend]} (program): {entry.name}"
     if program(entry.engine.backend) is None:
         absent.append((name, f"{COMMANDS[entry.engine.backend]} is not on PATH"))
         return
@@ -275,17 +275,14 @@ def _with_base(timings: Sequence[Timing]) -> Iterator[tuple[Timing, Timing]]:
 
 
 def _print(timings: Sequence[Timing], told: Mapping[str, Any]) -> None:
-    """The tables that the page has, without the columns in which nothing was measured."""
+    """The tables that the page has."""
     from qntz.report.tables import bench
-    from qntz.report.wording import NOT_MEASURED
 
     print(f"{told['model']} on {told['gpu'] or told['cpu']}, {told['cores']} cores, inputs: {told['inputs']}")
     for table in bench(timings):
-        rows = [list(table.columns), *([cell.text for cell in row] for row in table.rows)]
-        rows = [["" if text == NOT_MEASURED else text for text in row] for row in rows]
-        kept = [at for at in range(1, len(rows[0])) if any(row[at] for row in rows[1:])]
+        rows = [table.columns, *(tuple(cell.text for cell in row) for row in table.rows)]
         print(f"\n{table.caption}")
-        print("\n".join(aligned([[row[at] for at in [*kept, 0]] for row in rows], numbers=len(kept))))
+        print("\n".join(aligned([(*row[1:], row[0]) for row in rows], numbers=len(table.columns) - 1)))
     if told["not_run"]:
         print("\nnot run")
         for one in told["not_run"]:

@@ -146,8 +146,7 @@ class _Place:
     def bind(self, name: str, inputs: Arrays, refused: list[Refused]) -> bool:
         """Whether the inputs are in place."""
         self._name, self.is_sound = name, False
-        self.times, self.rounds, self.cpu, self.gpu = [], [], [], []
-        self.queued, self.queued_seconds = 0, 0.0
+        self.times, self.rounds, self.cpu, self.gpu, self.rates = [], [], [], [], []
         if told := self._asked(name, refused, "bind", inputs):
             (self.outputs, self.first), self.is_sound = told[0], True
         return self.is_sound
@@ -164,7 +163,7 @@ class _Place:
             runs = max(2, int(seconds / 2 * 1000 / max(self.rounds[-1], 1e-3)))
             if told := self._ask(refused, "burst", runs):
                 took, on_gpu = told[0]
-                self.queued, self.queued_seconds = self.queued + runs, self.queued_seconds + took
+                self.rates.append(runs / took)
                 self.gpu += [on_gpu] if on_gpu is not None else []
 
     def _ask(self, refused: list[Refused], command: str, *arguments: Any) -> list[Any]:
@@ -196,7 +195,7 @@ class _Place:
             batch,
             len(times),
             *(float(one) for one in np.percentile(times, PERCENTILES)),
-            batch * self.queued / self.queued_seconds,
+            batch * statistics.median(self.rates),
             cpu_ms=statistics.median(self.cpu),
             gpu_ms=statistics.median(self.gpu) if self.gpu else None,
             first_ms=self.first * 1000,

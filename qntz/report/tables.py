@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,8 +78,8 @@ def latency(run: Run) -> Table:
             why = run.not_timed.get(engine.name, NOT_MEASURED)
             rows.append((Cell(engine.name), Cell(why, "absent prose"), *[Cell("")] * (len(columns) - 2)))
         else:
-            rows.append((Cell(engine.name), *(_figure(text) for text in timed(timing, base))))
-    return Table("Latency of the engines", columns, tuple(rows))
+            rows.append((Cell(engine.name), *_timed(timing, base)))
+    return _measured(Table("Latency of the engines", columns, tuple(rows)))
 
 
 def bench(timings: Sequence[Timing]) -> list[Table]:
@@ -91,25 +91,36 @@ def bench(timings: Sequence[Timing]) -> list[Table]:
     for name, rows in groups.items():
         base = rows[0]
         columns = ("Runtime", *TIMED, f"Over {base.subject}", "SQNR")
-        cells = tuple(
-            (Cell(one.subject), *(_figure(text) for text in (*timed(one, base), decibel(one.sqnr_db)))) for one in rows
-        )
-        made.append(Table(f"Latency, {name}", columns, cells))
+        cells = tuple((Cell(one.subject), *_timed(one, base), _if(one.sqnr_db, decibel)) for one in rows)
+        made.append(_measured(Table(f"Latency, {name}", columns, cells)))
     return made
 
 
-def timed(timing: Timing, base: Timing) -> tuple[str, ...]:
-    """Median, p90, p99, CPU and GPU time, samples a second, memory of both, and how many times as long as another."""
+def _timed(timing: Timing, base: Timing) -> tuple[Cell, ...]:
+    """`TIMED`, and how many times as long as another."""
     ratio, least, most = timing.over(base)
     spread = "1" if timing is base else f"{ratio:.2f} ({least:.2f} to {most:.2f})" if timing.rounds else f"{ratio:.2f}"
     times = (timing.median_ms, timing.p90_ms, timing.p99_ms, timing.cpu_ms, timing.gpu_ms)
+    rate = f"{timing.per_second:,.0f}" if timing.per_second >= 10 else f"{timing.per_second:.2f}"
     return (
-        *(NOT_MEASURED if one is None else milliseconds(one) for one in times),
-        f"{timing.per_second:,.0f}" if timing.per_second >= 10 else f"{timing.per_second:.2f}",
-        size(timing.memory),
-        size(timing.gpu_memory),
-        spread,
+        *(_if(one, milliseconds) for one in times),
+        Cell(rate, "number"),
+        _if(timing.memory, size),
+        _if(timing.gpu_memory, size),
+        Cell(spread, "number"),
     )
+
+
+def _if(value: Any, told: Callable[[Any], str]) -> Cell:
+    """A figure, or an empty cell."""
+    return Cell("") if value is None else Cell(told(value), "number")
+
+
+def _measured(table: Table) -> Table:
+    """The table without the columns in which nothing was measured."""
+    kept = [at for at in range(len(table.columns)) if not table.rows or any(row[at].text for row in table.rows)]
+    rows = tuple(tuple(row[at] for at in kept) for row in table.rows)
+    return Table(table.caption, tuple(table.columns[at] for at in kept), rows, table.empty)
 
 
 def findings(run: Run) -> Table:

@@ -38,13 +38,13 @@ def test_engines_are_timed_beside_other_runtimes(three: Project) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told == json.loads((three.path / "build/bench/digits.json").read_text())
-    names = ["eager", "captured", "digits-fp32 (onnxruntime)", "digits-int8, its graph (onnxruntime)"]
-    assert [(row["inputs"], row["subject"]) for row in told["timings"] if "(tensorrt_rtx)" not in row["subject"]] == [
+    names = ["eager", "captured", "onnxruntime: digits-fp32", "onnxruntime: digits-int8"]
+    assert [(row["inputs"], row["subject"]) for row in told["timings"] if "tensorrt_rtx" not in row["subject"]] == [
         (f"batch {batch}", name) for batch in (4, 1) for name in names
     ]
     by_name = {row["subject"]: row for row in told["timings"] if row["batch"] == 4}
-    assert by_name["digits-int8, its graph (onnxruntime)"]["sqnr_db"] > 30
-    assert by_name["digits-fp32 (onnxruntime)"]["sqnr_db"] > 100
+    assert by_name["onnxruntime: digits-int8"]["sqnr_db"] > 30
+    assert by_name["onnxruntime: digits-fp32"]["sqnr_db"] > 100
     for row in told["timings"]:
         assert 0 < row["median_ms"] <= row["p90_ms"] <= row["p99_ms"]
         assert row["runs"] >= 6
@@ -52,7 +52,7 @@ def test_engines_are_timed_beside_other_runtimes(three: Project) -> None:
     assert told["inputs"] == "test data"
     page = (three.path / "build/bench/digits.html").read_text()
     assert "Throughput" in page
-    assert "digits-int8, its graph (onnxruntime)" in page
+    assert "onnxruntime: digits-int8" in page
     shown = three.run(*command, "--runtimes", "onnxruntime,engine").stdout.splitlines()
     assert "Latency, batch 4" in shown
     assert shown[-1] == "build/bench/digits.json, build/bench/digits.html"
@@ -71,7 +71,7 @@ def test_engines_are_timed_beside_other_runtimes(three: Project) -> None:
         (
             ("digits-int8", "--runtimes", "engine"),
             2,
-            "nothing of that can run here: digits-int8 (tensorrt_rtx): no CUDA GPU",
+            "nothing of that can run here: tensorrt_rtx: digits-int8: no CUDA GPU",
         ),
     ],
 )
