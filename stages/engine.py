@@ -11,6 +11,8 @@ from stages.entry import Job, run
 if TYPE_CHECKING:
     from qntz.records import Built
 
+CACHE = "calibration.cache"
+
 
 def work(job: Job) -> None:
     from qntz.artifacts import digest_file, write_bytes, write_json
@@ -36,6 +38,7 @@ def work(job: Job) -> None:
                     progress,
                     {
                         "quantized.onnx": digest_file(job.paths.quantized),
+                        **({CACHE: digest_file(job.paths.calibration_cache)} if config.implicit_int8 else {}),
                         "files": made_from(read_model(job.paths.quantized)),
                         **{key: job.inputs[key] for key in ("code", "plugins", "tools")},
                     },
