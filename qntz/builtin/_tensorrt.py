@@ -189,6 +189,7 @@ class TensorRTBackend:
         if plan is None:
             raise BackendError(f"{self.name} cannot build the graph", where=where, why=last_errors(logger))
         data, seconds = bytes(plan), time.perf_counter() - started
+        del plan  # the builder's own copy
         told, untold = self._layers(trt, data, config)
         notes = [*untold, *(timings.saved() if timings is not None else ())]
         return Built(

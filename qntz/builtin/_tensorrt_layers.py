@@ -40,24 +40,41 @@ def network_layers(network: Any) -> dict[str, int]:
     """
     behind: dict[str, str] = {}  # by tensor that is a dequantized one: the number format
     found: Counter[str] = Counter()
+    names = _Names()
     for layer in (network.get_layer(index) for index in range(network.num_layers)):
-        kind = layer.type.name
-        if kind in UNCOUNTED and kind != "DEQUANTIZE":
-            continue
-        inputs = [tensor for tensor in map(layer.get_input, range(layer.num_inputs)) if tensor is not None]
+        kind = names.of(layer.type)
         if kind == "DEQUANTIZE":
-            behind[layer.get_output(0).name] = _spelled(inputs[0].dtype)
+            behind[layer.get_output(0).name] = _spelled(names.of(layer.get_input(0).dtype))
+        if kind in UNCOUNTED:
             continue
-        formats = [behind[tensor.name] for tensor in inputs if tensor.name in behind]
-        if kind in PASSED and formats:
+        formats = _formats(layer, behind) if kind in (*PRODUCTS, *PASSED) else []
+        if formats and kind in PASSED:
             behind[layer.get_output(0).name] = formats[0]
-        product = kind in PRODUCTS and bool(formats)
-        found[formats[-1] if product else _spelled(layer.get_output_type(0))] += 1
+        given = _spelled(names.of(layer.get_output_type(0)))
+        found[formats[-1] if formats and kind in PRODUCTS else given] += 1
     return dict(sorted(found.items()))
 
 
-def _spelled(kind: Any) -> str:
-    return SPELLED.get(kind.name, kind.name.lower())
+def _formats(layer: Any, behind: Mapping[str, str]) -> list[str]:
+    inputs = (layer.get_input(index) for index in range(layer.num_inputs))
+    return [behind[tensor.name] for tensor in inputs if tensor is not None and tensor.name in behind]
+
+
+class _Names:
+    """Names of TensorRT's enumerations, each asked once: it looks through all of its values for it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[type, int], str] = {}
+
+    def of(self, value: Any) -> str:
+        key = type(value), int(value)
+        if key not in self._known:
+            self._known[key] = value.name
+        return self._known[key]
+
+
+def _spelled(name: str) -> str:
+    return SPELLED.get(name, name.lower())
 
 
 def engine_layers(trt: ModuleType, plan: bytes, *, holds_code: bool) -> tuple[list[dict[str, str]], str]:

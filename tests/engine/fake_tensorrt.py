@@ -176,7 +176,7 @@ class _Builder:
         monitor.phase_finish("inner")
         going = monitor.step_complete("outer", 0)
         if not going or self._trt.refuse:
-            severity = enum.Enum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE").ERROR
+            severity = enum.IntEnum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE", start=0).ERROR
             self._logger.log(severity, self._trt.refuse)
             return None
         monitor.step_complete("outer", 1)
