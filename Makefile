@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # a build without a terminal should not page, colour or phone home
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test test-slow lint format docs bench-calibrate bench-capture bench-check bench-pipeline bench-quantize bench-routes clean
+.PHONY: repro test test-slow lint format docs bench-calibrate bench-capture bench-check bench-engines bench-pipeline bench-quantize bench-routes clean
 
 repro: $(READY)  ## build every engine of params.yaml and print what they are worth
 	python -m stages.mend_lock
@@ -47,6 +47,9 @@ bench-capture: $(READY)  ## capture by auto and export beside a bare torch.onnx.
 
 bench-routes: $(READY)  ## capture by auto beside torch's own ways to ONNX, over hazardous and good models
 	python -m benchmarks.routes
+
+bench-engines: $(READY)  ## engines beside those of a bare builder script, with the same options: seconds and bytes
+	python -m benchmarks.engines
 
 bench-pipeline: $(READY)  ## a cold `dvc repro` of one engine beside one plain script that does the same
 	python -m benchmarks.pipeline

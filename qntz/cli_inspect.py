@@ -180,8 +180,11 @@ def _print_whole(one: _Engine) -> None:
     default = build(EngineConfig, {})
     options = {key: value for key, value in engine["options"].items() if value != getattr(default, key, None)}
     kinds = engine["inputs"], engine["outputs"]
+    details = engine.get("details", {})
     groups: list[tuple[str, Mapping[str, Any]]] = [
         ("options", options),
+        ("layers of the engine, by precision", details.get("layers_by_precision", {})),
+        ("layers of the network before it was built, by precision", details.get("network_layers_by_precision", {})),
         *(
             (head, {tensor["name"]: _shape(tensor) for tensor in tensors})
             for head, tensors in zip(("inputs", "outputs"), kinds, strict=True)

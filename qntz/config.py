@@ -386,6 +386,8 @@ class EngineConfig:
         hardware_compatibility: one of COMPATIBILITIES. version_compatible: whether later versions of TensorRT may run
             it. exclude_lean_runtime: leaves out of such a plan the runtime that reads it.
         timing_cache: whether measured times of kernels are kept, and used by the next build on this GPU.
+        implicit_int8: whether TensorRT 10 is given the float graph and calibration.cache in place of Q/DQ, and chooses
+            itself which layers run in int8.
     """
 
     backend: str = "tensorrt_rtx"
@@ -407,6 +409,7 @@ class EngineConfig:
     version_compatible: bool = False
     exclude_lean_runtime: bool = False
     timing_cache: bool = False
+    implicit_int8: bool = False
 
     def __post_init__(self) -> None:
         for capability in self.compute_capabilities:

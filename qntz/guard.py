@@ -48,6 +48,7 @@ def guarded(
     limits: Mapping[str, str] = LIMITS,
     what: str = "the check",
     ended: Callable[[str], QntzError] = ended_by_model,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> T:
     """What `work` returns, run in a child of this process; it must be possible to pickle it.
 
@@ -57,7 +58,8 @@ def guarded(
         work: called with a function that it calls when the model is loaded; the memory is counted from there.
         seconds: the child is ended after. memory: bytes that it may take beyond those that the loaded model does, None
             for as many as there are. limits: what a user sets the two by. what: is ended, in words. ended: makes the
-            error where the child ends without a word.
+            error where the child ends without a word. meanwhile: called in this process while the child works; no limit
+        is watched until it is done.
 
     Raises:
         CheckError: the time or the memory was not enough; with the Python line that the child was at, where that can be
@@ -78,6 +80,7 @@ def guarded(
         os.close(writing)
         try:
             with os.fdopen(reading, "rb", buffering=0) as pipe:
+                meanwhile()
                 _wait(child, pipe, stack, seconds, memory, limits, what, ended)
                 return _result(result)
         finally:

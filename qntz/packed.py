@@ -17,6 +17,8 @@ GRAPH = 2**26  # of them what is left for all but the weights that would stand o
 SMALL = 2**10  # bytes of a tensor that stays in the graph in any case
 ALIGNED = 2**12  # offsets in the file of weights, which is mapped into memory
 SUFFIX = ".data"
+GRAPH_FIELD = 7  # of ModelProto
+FIXED = {1: 8, 5: 4}  # bytes of protobuf's fields of a fixed size, by kind
 NONE = b"The graph beside this file holds its weights.\n"  # an artifact has to be there, and not empty
 
 
@@ -168,6 +170,58 @@ def read_model(path: Path) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         tensor.ClearField("data_location")
     return model
+
+
+def read_frame(path: Path) -> onnx.ModelProto:
+    """A model without its graph: metadata, opsets and what else stands around it. The file is mapped, and the graph
+    passed over, so that the time does not grow with the weights.
+
+    Raises:
+        ArtifactError: the file is missing or no ONNX model.
+    """
+    import mmap
+
+    from google.protobuf.message import DecodeError
+
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return onnx.ModelProto.FromString(
+                b"".join(data[a:b] for a, b, field in _fields(data) if field != GRAPH_FIELD)
+            )
+    except FileNotFoundError:
+        raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
+    except (ValueError, IndexError, DecodeError) as error:
+        raise ArtifactError("is no ONNX model", where=str(path), why=one_line(error), do="Run `dvc repro`.") from error
+
+
+def _fields(data: Any) -> Iterator[tuple[int, int, int]]:
+    """Where each field of a message of protobuf begins and ends, and its number."""
+
+    def varint(at: int) -> tuple[int, int]:
+        value = shift = 0
+        while True:
+            byte = data[at]
+            value, at, shift = value | (byte & 0x7F) << shift, at + 1, shift + 7
+            if byte < 0x80:
+                return value, at
+
+    start = 0
+    while start < len(data):
+        tag, at = varint(start)
+        kind = tag & 7
+        if kind == 0:
+            _, end = varint(at)
+        elif kind == 2:
+            size, at = varint(at)
+            end = at + size
+        elif kind in FIXED:
+            end = at + FIXED[kind]
+        else:
+            raise ValueError(f"a field of kind {kind} at byte {start}")
+        if end > len(data):
+            raise ValueError(f"it ends within the field at byte {start}")
+        yield start, end, tag >> 3
+        start = end
 
 
 def read_packed(path: Path) -> Packed:

@@ -33,12 +33,15 @@ HAVE: dict[str, tuple[str, ...]] = {
     "version_compatible": (FULL,),
     "exclude_lean_runtime": (FULL,),
     "timing_cache": (FULL,),
+    "implicit_int8": (FULL,),
 }
 """The options of an engine, and which of the shipped backends have them."""
 INSTEAD = {
     "hardware_compatibility": "compute_capabilities builds for several GPUs at once.",
     "timing_cache": "tensorrt_rtx chooses its kernels where the engine runs.",
+    "implicit_int8": "Remove it: the int8 of quantize is explicit Q/DQ, which tensorrt_rtx takes.",
 }
+UNTIL = {"implicit_int8": 10}  # the last version of tensorrt that has the option
 
 
 def refusal(
@@ -49,8 +52,10 @@ def refusal(
     Args:
         options, defaults: of the engine's configuration, by name. precision: of the graph.
     """
-    return _lacking_option(backend, options, defaults) or _lacking_format(
-        backend, options["compute_capabilities"], precision
+    return (
+        _lacking_option(backend, options, defaults)
+        or _lacking_format(backend, options["compute_capabilities"], precision)
+        or _lacking_ranges(options, precision)
     )
 
 
@@ -61,10 +66,25 @@ def _lacking_option(backend: str, options: Mapping[str, Any], defaults: Mapping[
             return BackendError(
                 f"{backend} has no {option}",
                 where=f"engine.{option}",
-                why=f"{' and '.join(have)} {'have' if several else 'has'} this option",
+                why=f"{' and '.join(have)} {'have' if several else 'has'} this option{_until(option)}",
                 do=INSTEAD.get(option, "") if backend == RTX else "Remove it, or choose another engine.backend.",
             )
     return None
+
+
+def _until(option: str) -> str:
+    return f", up to version {UNTIL[option]}" if option in UNTIL else ""
+
+
+def _lacking_ranges(options: Mapping[str, Any], precision: str) -> BackendError | None:
+    if not options["implicit_int8"] or precision == "int8":
+        return None
+    return BackendError(
+        f"there are no ranges of int8 in {precision}",
+        where="engine.implicit_int8",
+        why="TensorRT takes them from calibration.cache, which is empty but for int8",
+        do="Set quantize: {use: int8}, or remove it.",
+    )
 
 
 def _lacking_format(backend: str, capabilities: Sequence[str], precision: str) -> BackendError | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -18,43 +19,47 @@ def work(job: Job) -> None:
     from qntz.engine import build_engine, choose_backend, licences
     from qntz.graph import made_from
     from qntz.guard import guarded
-    from qntz.packed import read_model
+    from qntz.packed import read_frame
     from qntz.progress import Bar
 
-    config, model = job.config.engine, job.config.model
+    config, model, paths = job.config.engine, job.config.model, job.paths
     backend = choose_backend(config.backend, job.plugins.records("qntz_backends"))
+    told: dict[str, Any] = {}
 
     def build(_: Any) -> tuple[Built, dict[str, Any]]:
+        """Writes the plan, which may be large, where it belongs: the parent is given the rest."""
         try:
             with Bar(f"engine {job.name}") as progress:
-                return build_engine(
-                    job.paths.quantized,
-                    tensor_specs(model.inputs, model.dims, config.profiles_of(model.dims)),
-                    config,
-                    job.config.quantize.precision,
-                    backend,
-                    progress,
-                    {
-                        "quantized.onnx": digest_file(job.paths.quantized),
-                        "files": made_from(read_model(job.paths.quantized)),
-                        **{key: job.inputs[key] for key in ("code", "plugins", "tools")},
-                    },
-                )
+                specs = tensor_specs(model.inputs, model.dims, config.profiles_of(model.dims))
+                keys = {key: job.inputs[key] for key in ("code", "plugins", "tools")}
+                precision = job.config.quantize.precision
+                built, record = build_engine(paths.quantized, specs, config, precision, backend, progress, keys)
         except BackendError as error:
             _tell(job, error)
             raise
+        write_bytes(paths.plan, built.plan)
+        return dataclasses.replace(built, plan=b""), record
 
     def ended(how: str) -> BackendError:
+        for left in paths.folder.glob(f".{paths.plan.name}.*.tmp"):  # it ended as it wrote
+            left.unlink()
         memory = " It may have run out of memory." if "SIGKILL" in how else ""
         do = f"Nothing was kept of it.{memory} Build it alone, with less workspace, or report it to {backend.name}."
-        return BackendError("the builder ended", where=str(job.paths.quantized), why=how, do=do)
+        return BackendError("the builder ended", where=str(paths.quantized), why=how, do=do)
 
-    built, record = guarded(build, ended=ended)  # a builder that crashes ends itself alone
+    def digest() -> None:
+        """While the builder works, which takes one core."""
+        told["quantized.onnx"] = digest_file(paths.quantized)
+        if config.implicit_int8:
+            told["calibration.cache"] = digest_file(paths.calibration_cache)
+        told["files"] = made_from(read_frame(paths.quantized))
+
+    built, record = guarded(build, ended=ended, meanwhile=digest)  # a builder that crashes ends itself alone
+    record["made_from"] |= told
     record["licences"] = licences(job.inputs["tools"])
-    write_bytes(job.paths.plan, built.plan)
-    write_json(job.paths.engine_json, record)
+    write_json(paths.engine_json, record)
     what = f"{backend.name} {built.version} for {built.target}"
-    job.say(f"{what}, {len(built.plan):,} bytes in {built.seconds:.1f} s")
+    job.say(f"{what}, {record['bytes']:,} bytes in {built.seconds:.1f} s")
 
 
 def _tell(job: Job, error: BackendError) -> None:

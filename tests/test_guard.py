@@ -146,3 +146,39 @@ def test_the_parents_rubbish_is_not_collected_in_the_child() -> None:
         gc.enable()
     gc.collect()
     assert ended == [os.getpid()]
+
+
+def test_the_parent_can_work_meanwhile(tmp_path: Path) -> None:
+    """The child waits for what the parent writes: neither would end if they worked in turn."""
+    told, flag = [], tmp_path / "flag"
+
+    def meanwhile() -> None:
+        told.append(os.getpid())
+        flag.touch()
+
+    def work(_) -> int:
+        while not flag.exists():
+            time.sleep(0.01)
+        return os.getpid()
+
+    child = guarded(work, seconds=20, meanwhile=meanwhile)
+    assert told == [os.getpid()]
+    assert child != os.getpid()
+
+
+def test_a_parent_that_fails_meanwhile_takes_the_child_along(tmp_path: Path) -> None:
+    note = tmp_path / "child"
+
+    def work(_) -> None:
+        note.write_text(str(os.getpid()))
+        time.sleep(60)
+
+    def meanwhile() -> None:
+        while not (note.exists() and note.read_text()):
+            time.sleep(0.01)
+        raise CheckError("no")
+
+    with pytest.raises(CheckError, match="no"):
+        guarded(work, meanwhile=meanwhile)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)

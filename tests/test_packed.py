@@ -13,9 +13,9 @@ from qntz import packed as packing
 from qntz.artifacts import write_model
 from qntz.calibrate import collect
 from qntz.config import QuantizeConfig
-from qntz.errors import ExportError
+from qntz.errors import ArtifactError, ExportError
 from qntz.export import export
-from qntz.packed import NONE, Packed, data_of, packed, read_model, read_packed, size_at
+from qntz.packed import NONE, Packed, data_of, packed, read_frame, read_model, read_packed, size_at
 from qntz.plugins import load
 from qntz.quantize import quantize, runnable
 from qntz.simplify import simplify
@@ -85,6 +85,25 @@ def test_a_model_that_does_not_fit_is_two(low: None, tmp_path) -> None:
     np.testing.assert_allclose(got, expected(model), rtol=1e-5, atol=1e-4)
     (got,) = ort.run_all(tmp_path / "other.onnx", [{"x": X}])[0].values()
     np.testing.assert_allclose(got, expected(model), rtol=1e-5, atol=1e-4)
+
+
+def test_a_frame_is_all_but_the_graph(low: None, tmp_path) -> None:
+    for sizes in ((3, 4), (40, 30, 2)):  # in one file, and in two
+        model = product(*sizes)
+        model.metadata_props.add(key="a", value="b" * 300)  # a length of two bytes
+        model.model_version = 1 << 40
+        write_model(tmp_path / "model.onnx", packed(model, "model.onnx"), both=True)
+        model.ClearField("graph")
+        assert read_frame(tmp_path / "model.onnx") == model
+
+
+@pytest.mark.parametrize("data", [b"", b"\x3a", b"\x3a\x7fgraph", b"\xff\xff", b"\x0b", b"\x42\x02\x12\x7f"])
+def test_a_frame_of_what_is_no_onnx_is_refused(data: bytes, tmp_path) -> None:
+    (tmp_path / "model.onnx").write_bytes(data)
+    with pytest.raises(ArtifactError, match=r"model\.onnx: is no ONNX model"):
+        read_frame(tmp_path / "model.onnx")
+    with pytest.raises(ArtifactError, match=r"other\.onnx: is missing"):
+        read_frame(tmp_path / "other.onnx")
 
 
 def test_a_graph_that_alone_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

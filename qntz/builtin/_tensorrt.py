@@ -1,30 +1,35 @@
 """The backends `tensorrt_rtx` and `tensorrt` (10 and 11): one class, because their Python APIs differ in few names.
 
-Precision stands in the graph: every network is strongly typed. TensorRT-RTX builds on a machine without a GPU.
+Precision stands in the graph: every network is strongly typed, but for implicit int8 of TensorRT 10. TensorRT-RTX
+builds on a machine without a GPU.
 """
 
 from __future__ import annotations
 
 import _thread
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from qntz import cuda
 from qntz.builtin._tensorrt_guard import guard
+from qntz.builtin._tensorrt_implicit import Implicit, implicit_of, set_implicit
+from qntz.builtin._tensorrt_inputs import add_profiles, as_built, fitted
+from qntz.builtin._tensorrt_layers import counted, engine_layers, network_layers
 from qntz.builtin._tensorrt_options import refusal, set_options
-from qntz.builtin._tensorrt_run import NUMPY, EngineRunner
+from qntz.builtin._tensorrt_parse import parsed
+from qntz.builtin._tensorrt_run import EngineRunner
 from qntz.builtin._tensorrt_timing import TimingCache
-from qntz.builtin._tensorrt_watch import last_errors, make_logger, make_monitor, without_driver_noise
+from qntz.builtin._tensorrt_watch import last_errors, make_logger, make_monitor
 from qntz.config import EngineConfig
 from qntz.errors import BackendError, one_line
 from qntz.records import Built, Progress, Runner, TensorSpec
 
 RTX, FULL = "tensorrt_rtx", "tensorrt"
 FULL_VERSIONS = (10, 11)
-SHOWN = 3  # of the nodes that a parser refuses
 AMPERE = 80  # compute capability
 TURING, NOT_ON_TURING = "sm75", ("fp32", "bf16")
 
@@ -148,11 +153,19 @@ class TensorRTBackend:
         guard(onnx_path)
         trt = self._module()
         monitor = make_monitor(trt, progress)
-        # TensorRT swallows a KeyboardInterrupt that reaches it in a callback; those run in the thread that builds.
-        return _in_thread(lambda: self._build(trt, onnx_path, inputs, config, monitor), monitor.stop)
+        with contextlib.ExitStack() as stack:
+            implicit = stack.enter_context(implicit_of(onnx_path)) if config.implicit_int8 else None
+            # TensorRT swallows a KeyboardInterrupt that reaches it in a callback; those run in the thread that builds.
+            return _in_thread(lambda: self._build(trt, onnx_path, inputs, config, monitor, implicit), monitor.stop)
 
     def _build(
-        self, trt: ModuleType, onnx_path: Path, inputs: Sequence[TensorSpec], config: EngineConfig, monitor: Any
+        self,
+        trt: ModuleType,
+        onnx_path: Path,
+        inputs: Sequence[TensorSpec],
+        config: EngineConfig,
+        monitor: Any,
+        implicit: Implicit | None,
     ) -> Built:
         where, started = str(onnx_path), time.perf_counter()
         logger = make_logger(trt, drop_driver_noise=self.name == RTX)
@@ -160,37 +173,50 @@ class TensorRTBackend:
             builder = trt.Builder(logger)
         except (TypeError, RuntimeError) as error:
             raise BackendError("TensorRT does not start", why=last_errors(logger)) from error
-        network = builder.create_network(_network_flags(trt))
-        parser = trt.OnnxParser(network, logger)
-        # From the file, not from bytes: a model of 500 MB is then in memory only once.
-        if not parser.parse_from_file(where):
-            raise _parser_refusal(parser, logger, where)
-        if network.num_layers == 0:
-            raise BackendError("the graph is empty", where=where, why="the parser made no layers of it")
-        fitted = _fitted(network, {spec.name: spec for spec in inputs}, where)
+        graph = onnx_path if implicit is None else implicit.graph
+        network, _parser = parsed(trt, builder, logger, graph, where, strongly_typed=implicit is None)
+        specs = fitted(network, {spec.name: spec for spec in inputs}, where)
         options = builder.create_builder_config()
         self._set_options(trt, options, config)
+        if implicit is not None:
+            set_implicit(trt, options, implicit)
         timings = TimingCache(trt, options, self._target(config)) if config.timing_cache else None
-        dynamic = _add_profiles(builder, options, network, fitted, logger, where)
+        dynamic = add_profiles(builder, options, network, specs, logger, where)
         options.progress_monitor = monitor
+        parts = {"layers": network.num_layers, "network_layers_by_precision": network_layers(network)}
         plan = builder.build_serialized_network(network, options)
         monitor.finish()
         if plan is None:
             raise BackendError(f"{self.name} cannot build the graph", where=where, why=last_errors(logger))
+        data, seconds = bytes(plan), time.perf_counter() - started
+        del plan  # the builder's own copy
+        told, untold = self._layers(trt, data, config)
+        notes = [*untold, *(timings.saved() if timings is not None else ())]
         return Built(
-            plan=bytes(plan),
+            plan=data,
             version=str(trt.__version__),
             target=self._target(config),
-            seconds=time.perf_counter() - started,
-            inputs=fitted,
-            outputs=tuple(_as_built(network.get_output(index)) for index in range(network.num_outputs)),
+            seconds=seconds,
+            inputs=specs,
+            outputs=tuple(as_built(network.get_output(index)) for index in range(network.num_outputs)),
             details={
-                "layers": network.num_layers,
+                **parts,
+                **told,
                 "dynamic": dynamic,
-                "warnings": [*logger.warnings(), *(timings.saved() if timings is not None else ())],
+                "warnings": [*logger.warnings(), *notes],
                 **({"timing_cache": timings.digest} if timings is not None else {}),
             },
         )
+
+    def _layers(self, trt: ModuleType, plan: bytes, config: EngineConfig) -> tuple[dict[str, Any], list[str]]:
+        """For engine.json the built engine's layers, where it was asked to tell of them and can be loaded here; and a
+        sentence where that fails: the engine is built all the same."""
+        if config.verbosity != "detailed" or self.why_not_run(config) is not None:
+            return {}, []
+        layers, why = engine_layers(trt, plan, holds_code=config.version_compatible)
+        if why:
+            return {}, [f"the engine's layers are not told: {why}"]
+        return {"layers_by_precision": counted(layers), "engine_layers": layers}, []
 
     def load(self, plan: Path, config: EngineConfig) -> Runner:
         """The engine, ready to run on the first GPU; raises ArtifactError or BackendError where it cannot be loaded."""
@@ -247,97 +273,3 @@ def _capabilities(trt: ModuleType) -> list[str]:
     """The compute capabilities that TensorRT-RTX has, "sm75" and so on."""
     found = [name.lower() for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
     return sorted(found, key=lambda name: int(name[2:]))
-
-
-def _network_flags(trt: ModuleType) -> int:
-    """STRONGLY_TYPED, where this version still has it: where it has not, no network is anything else."""
-    flag = trt.NetworkDefinitionCreationFlag.__members__.get("STRONGLY_TYPED")
-    return 0 if flag is None else 1 << int(flag)
-
-
-def refused_nodes(trt: ModuleType, data: bytes) -> list[tuple[int, str, str]]:
-    """What the parser refuses of an ONNX file: each node's position, its operator and why. It needs no GPU for that."""
-    logger = make_logger(trt, drop_driver_noise=True)
-    network = trt.Builder(logger).create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, logger)
-    if parser.parse(data):
-        return []
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    return [(error.node(), error.node_operator(), _described(error)) for error in errors]
-
-
-def _described(error: Any) -> str:
-    text = without_driver_noise(str(error.desc()))
-    if "Plugin not found" in text:  # what the parser says of every operator that it does not know
-        text = "no such operator, and no plugin of that name"
-    if text.strip() in ("", "false"):  # an assertion's text, and nothing else
-        text = "the parser does not take it"
-    return text.rstrip(".")
-
-
-def _parser_refusal(parser: Any, logger: Any, where: str) -> BackendError:
-    """All that the parser refuses, as one error: how many nodes, and the first of them."""
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    if not errors:
-        return BackendError("the parser refuses the graph", where=where, why=last_errors(logger))
-    shown = []
-    for error in errors[:SHOWN]:
-        shown.append(f"node {error.node()} {error.node_name()} ({error.node_operator()}): {_described(error)}")
-    more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
-    return BackendError(
-        f"the parser refuses {len(errors)} node{'s' if len(errors) > 1 else ''}",
-        where=where,
-        why="; ".join(shown) + more,
-        do="Rewrite them by a plugin (qntz_symbolics, qntz_graph_passes), or change the model.",
-        nodes=[(error.node(), error.node_name(), error.node_operator(), _described(error)) for error in errors],
-    )
-
-
-def _dtype(tensor: Any) -> str:
-    return NUMPY.get(tensor.dtype.name, {"BF16": "bfloat16"}.get(tensor.dtype.name, tensor.dtype.name.lower()))
-
-
-def _fitted(network: Any, specs: Mapping[str, TensorSpec], where: str) -> tuple[TensorSpec, ...]:
-    """The network's inputs with their shape ranges; raises BackendError where a specification does not fit."""
-    fitted = []
-    for tensor in (network.get_input(index) for index in range(network.num_inputs)):
-        name, shape = tensor.name, tuple(tensor.shape)
-        if tensor.is_shape_tensor:
-            why = "qntz sets ranges for shapes, not for values"
-            raise BackendError(f"input {name!r} is used as a shape", where=where, why=why, do="Make it a constant.")
-        spec = specs.get(name)
-        if spec is None:
-            known = ", ".join(sorted(specs)) or "nothing"
-            raise BackendError(f"input {name!r} has no specification", where=where, why=f"model.inputs has {known}")
-        if spec.dtype != _dtype(tensor):
-            why = f"model.inputs says {spec.dtype}"
-            raise BackendError(f"input {name!r} is {_dtype(tensor)} in the graph", where=where, why=why)
-        for sizes in (shape for one in spec.ranges for shape in one):
-            if len(sizes) != len(shape) or any(d not in (-1, s) for d, s in zip(shape, sizes, strict=True)):
-                why = f"model.inputs and model.dims give {list(sizes)}"
-                raise BackendError(f"input {name!r} is {list(shape)} in the graph", where=where, why=why)
-        fitted.append(spec)
-    return tuple(fitted)
-
-
-def _add_profiles(
-    builder: Any, options: Any, network: Any, fitted: Iterable[TensorSpec], logger: Any, where: str
-) -> bool:
-    """Sets the shape ranges of the dynamic inputs, profile by profile; False where there is none, and so no profile."""
-    shapes = {tensor.name: tuple(tensor.shape) for tensor in map(network.get_input, range(network.num_inputs))}
-    ranges = [spec for spec in fitted if -1 in shapes[spec.name]]
-    if not ranges:
-        return False
-    for index in range(len(ranges[0].ranges)):
-        profile = builder.create_optimization_profile()
-        for spec in ranges:
-            profile.set_shape(spec.name, *spec.ranges[index])
-        if options.add_optimization_profile(profile) < 0:
-            named = ", ".join(f"{s.name} {' '.join(str(list(shape)) for shape in s.ranges[index])}" for s in ranges)
-            raise BackendError(f"the shape ranges are refused ({named})", where=where, why=last_errors(logger))
-    return True
-
-
-def _as_built(tensor: Any) -> TensorSpec:
-    shape = tuple(tensor.shape)
-    return TensorSpec(tensor.name, _dtype(tensor), shape, shape, shape)

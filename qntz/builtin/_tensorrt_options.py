@@ -22,6 +22,13 @@ ONLY_IN_10 = ("cublas", "cublas_lt", "cudnn")
 
 def refusal(trt: ModuleType, config: EngineConfig) -> BackendError | None:
     """Why this version cannot do what an option asks; None where it can."""
+    if config.implicit_int8 and "INT8" not in trt.BuilderFlag.__members__:
+        return BackendError(
+            f"{trt.__name__} {trt.__version__} has no implicit int8",
+            where="engine.implicit_int8",
+            why="TensorRT 10 has it",
+            do="Remove it: the int8 of quantize is explicit Q/DQ, which every version takes.",
+        )
     known = trt.TacticSource.__members__
     for source in config.tactic_sources:
         if source.upper() not in known:

@@ -63,7 +63,7 @@ def unsupported_engine_op(subject: Subject) -> Iterator[Finding]:
         return  # not to be had for this platform
     import onnx
 
-    from qntz.builtin._tensorrt import refused_nodes
+    from qntz.builtin._tensorrt_parse import refused_nodes
 
     nodes = onnx.load_from_string(data).graph.node
     for number, operator, why in refused_nodes(tensorrt_rtx, data):

@@ -23,6 +23,20 @@ from qntz import ort
 from tests.engine.fake_cuda import FakeCuda
 
 API = Path(__file__).parent / "api"
+LAYERS = {
+    "Conv": "CONVOLUTION",
+    "MatMul": "MATRIX_MULTIPLY",
+    "Gemm": "MATRIX_MULTIPLY",
+    "QuantizeLinear": "QUANTIZE",
+    "DequantizeLinear": "DEQUANTIZE",
+    "Cast": "CAST",
+}
+FORMATS = {
+    "FLOAT": "Row major linear FP32",
+    "HALF": "Channel major FP16 format where channel % 8 == 0",
+    "INT8": "Thirty-two wide channel vectorized row major Int8 format",
+    "INT64": "Int64",
+}
 KINDS = {1: "FLOAT", 2: "UINT8", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 10: "HALF", 16: "BF16"}
 
 
@@ -162,11 +176,12 @@ class _Builder:
         monitor.phase_finish("inner")
         going = monitor.step_complete("outer", 0)
         if not going or self._trt.refuse:
-            severity = enum.Enum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE").ERROR
+            severity = enum.IntEnum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE", start=0).ERROR
             self._logger.log(severity, self._trt.refuse)
             return None
         monitor.step_complete("outer", 1)
         monitor.phase_finish("outer")
+        _calibrate(self._trt, network, config)
         plan = _HostMemory(network._model.SerializeToString())
         self._trt.seen.setdefault("plans", {})[bytes(plan)] = config._profiles
         return plan
@@ -236,6 +251,23 @@ class _Network:
 
     def get_output(self, index: int) -> Any:
         return _tensor(self._trt, self._model.graph.output[index])
+
+    def get_layer(self, index: int) -> Any:
+        node = self._model.graph.node[index]
+        kind = self._trt.LayerType[LAYERS.get(node.op_type, "ELEMENTWISE")]
+        state = {"node": node, "model": self._model, "type": kind, "num_inputs": len(node.input)}
+        return _create(self._trt, "ILayer", name=node.name, num_outputs=len(node.output), **state)
+
+
+class _Layer:
+    def get_input(self, index: int) -> Any:
+        return _typed(self._trt, self._model, self._node.input[index])
+
+    def get_output(self, index: int) -> Any:
+        return _typed(self._trt, self._model, self._node.output[index])
+
+    def get_output_type(self, index: int) -> Any:
+        return _typed(self._trt, self._model, self._node.output[index])._dtype
 
 
 class _Parser:
@@ -312,8 +344,34 @@ class _Engine:
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
         return list(self._profiles[profile_index][name])
 
+    def create_engine_inspector(self) -> Any:
+        return _create(self._trt, "EngineInspector", engine=self)
+
     def create_execution_context(self) -> Any:
         return _create(self._trt, "IExecutionContext", engine=self, shapes={}, addresses={}, allocators={}, at=0)
+
+
+class _Inspector:
+    """As NVIDIA's documentation shows it: names alone, but for engines of detailed verbosity."""
+
+    def get_engine_information(self, format: Any) -> str:
+        assert format is self._trt.LayerInformationFormat.JSON
+        if "information" in self._trt.seen:
+            return self._trt.seen["information"]
+        model = self._engine._model
+        detailed = self._trt.seen["config"]._profiling_verbosity is self._trt.ProfilingVerbosity.DETAILED
+        layers = [
+            {
+                "Name": node.name,
+                "LayerType": node.op_type,
+                "Inputs": [
+                    {"Name": name, "Format/Datatype": FORMATS[_typed(self._trt, model, name)._dtype.name]}
+                    for name in node.input
+                ],
+            }
+            for node in model.graph.node
+        ]
+        return json.dumps({"Layers": layers if detailed else [layer["Name"] for layer in layers]})
 
 
 class _Context:
@@ -383,6 +441,32 @@ def _tensor(module: types.ModuleType, tensor: onnx.ValueInfoProto) -> Any:
     return _create(module, "ITensor", name=tensor.name, dtype=dtype, shape=shape, is_shape_tensor=False)
 
 
+def _calibrate(module: types.ModuleType, network: Any, config: Any) -> None:
+    """What implicit int8 may not be mixed with, by TensorRT 10's documentation, and what it reads."""
+    calibrator = config.__dict__.get("_int8_calibrator")
+    explicit = any(node.op_type == "DequantizeLinear" for node in network._model.graph.node)
+    strong = bool(module.seen["flags"] & 1 << 1)
+    if calibrator is None:
+        assert "INT8" not in config._set
+        return
+    _require_ready(calibrator)
+    assert "INT8" in config._set
+    assert not strong
+    assert not explicit
+    assert isinstance(calibrator.get_batch_size(), int)
+    module.seen["cache"] = calibrator.read_calibration_cache()
+    calibrator.write_calibration_cache(b"")
+
+
+def _typed(module: types.ModuleType, model: onnx.ModelProto, name: str) -> Any:
+    """The tensor of that name, by ONNX's own inference of types."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
+    for tensor in graph.initializer:
+        values[tensor.name] = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+    return _tensor(module, values[name])
+
+
 def _require_ready(derived: Any) -> None:
     if not derived.__dict__.get("_ready"):
         raise TypeError(f"{type(derived).__name__}: TensorRT's __init__ was not called")
@@ -390,9 +474,12 @@ def _require_ready(derived: Any) -> None:
 
 BODIES: dict[str, type] = {
     "Builder": _Builder,
+    "EngineInspector": _Inspector,
     "IBuilderConfig": _Config,
     "ICudaEngine": _Engine,
     "IExecutionContext": _Context,
+    "IInt8EntropyCalibrator2": _Derived,
+    "ILayer": _Layer,
     "ILogger": _Derived,
     "INetworkDefinition": _Network,
     "IOptimizationProfile": _Profile,

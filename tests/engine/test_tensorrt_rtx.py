@@ -58,7 +58,12 @@ def test_a_dynamic_batch_builds_and_its_ranges_are_told(rtx: Backend, tmp_path: 
     assert len(built.plan) > WEIGHT.nbytes
     assert built.inputs == (BATCH,)
     assert built.outputs == (TensorSpec("y", "float32", (-1, 3), (-1, 3), (-1, 3)),)
-    assert built.details == {"layers": 2, "dynamic": True, "warnings": []}
+    assert built.details == {
+        "layers": 2,
+        "network_layers_by_precision": {"fp32": 1},
+        "dynamic": True,
+        "warnings": [],
+    }
     assert built.version == rtx.version()
     assert built.version[0].isdigit()
     assert built.target == "portable (tensorrt_rtx's default)"

@@ -24,6 +24,8 @@ def test_an_engine_is_told_with_what_it_is_made_of(small: Project) -> None:
     assert any(line.split() == ["examples/digits/weights.safetensors", weights] for line in lines)
     assert any(re.fullmatch(r"  onnx +[\d.]+  Apache-2.0", line) for line in lines)
     assert "9 nodes in int8; 0 of those that could be are not" in lines
+    head = lines.index("layers of the network before it was built, by precision")
+    assert "  int8   9" in lines[head + 1 : head + 4]
     as_json = json.loads(small.run("qntz", "inspect", "digits-int8", "--json").stdout)
     assert as_json == json.loads((folder / "engine.json").read_text())
 

@@ -97,6 +97,7 @@ def verified(folder: Path, backend: OnnxRuntimeBackend, *, precision: str = "int
     plan = folder / "model.engine"
     plan.write_bytes(quantized.read_bytes())
     arguments = {
+        "engine": EngineConfig(backend="onnxruntime"),
         "config": LOOSE,
         "batches": [],
         "reference": [],
@@ -109,7 +110,6 @@ def verified(folder: Path, backend: OnnxRuntimeBackend, *, precision: str = "int
         simplified=network(folder / "simplified.onnx"),
         plan=plan,
         backend=backend,
-        engine=EngineConfig(backend="onnxruntime"),
         precision=precision,
         probes=PROBES,
         golden=GOLDEN,
@@ -181,6 +181,13 @@ def test_an_engine_that_cannot_be_run_is_never_said_to_have_passed(tmp_path: Pat
     assert result.metrics["engine_run"] == "no: no CUDA GPU on this machine"
     run = {k: v for k, v in verified(tmp_path, OnnxRuntimeBackend()).metrics.items() if k != "engine_run"}
     assert {k: v for k, v in result.metrics.items() if k != "engine_run"} == run
+
+
+def test_of_implicit_int8_the_stand_in_is_told_for_what_it_is(tmp_path: Path) -> None:
+    result = verified(tmp_path, NoGpu(), engine=EngineConfig("tensorrt", implicit_int8=True))
+    assert result.engine.endswith(
+        "the figures are of quantized.onnx under ONNX Runtime, in explicit Q/DQ of the ranges that the engine was given"
+    )
 
 
 def test_require_run_refuses_what_cannot_be_run(tmp_path: Path) -> None:
