@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def work(job: Job) -> None:
-    from qntz.artifacts import digest_file, write_bytes, write_json
+    from qntz.artifacts import digest_file, json_bytes, write_together
     from qntz.config import tensor_specs
     from qntz.engine import build_engine, choose_backend, licences
     from qntz.graph import made_from
@@ -45,14 +45,13 @@ def work(job: Job) -> None:
             raise
 
     def ended(how: str) -> BackendError:
-        memory = " It may have run out of memory." if "SIGKILL" in how else ""
+        memory = " It may have run out of memory." if how in ("signal SIGKILL", "MemoryError") else ""
         do = f"Nothing was kept of it.{memory} Build it alone, with less workspace, or report it to {backend.name}."
         return BackendError("the builder ended", where=str(job.paths.quantized), why=how, do=do)
 
     built, record = guarded(build, ended=ended)  # a builder that crashes ends itself alone
     record["licences"] = licences(job.inputs["tools"])
-    write_bytes(job.paths.plan, built.plan)
-    write_json(job.paths.engine_json, record)
+    write_together({job.paths.plan: built.plan, job.paths.engine_json: json_bytes(record)})
     what = f"{backend.name} {built.version} for {built.target}"
     job.say(f"{what}, {len(built.plan):,} bytes in {built.seconds:.1f} s")
 
