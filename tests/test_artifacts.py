@@ -102,7 +102,7 @@ def test_several_files_are_replaced_together_or_not_at_all(tmp_path: Path) -> No
     assert sorted(os.listdir(tmp_path)) == ["plan", "record"]
 
 
-def test_json_has_no_nan(tmp_path: Path) -> None:
+def test_nan_in_json_is_damage(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"agreement": NaN}')
     with pytest.raises(ArtifactError, match="a.json: is damaged: NaN is no JSON. Remove it"):
         artifacts.read_json(tmp_path / "a.json")
