@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qntz.errors import ArtifactError
+from qntz.errors import ArtifactError, unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,7 +110,8 @@ def composed_path(root: Path, kind: str, name: str) -> Path:
 
 
 _UNWRITABLE = {
-    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR")
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR")
 }
 
 
@@ -120,31 +122,55 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: there is no space or no permission; what was at `path` before is untouched.
     """
+    if path.is_dir():  # said before anything is written, so that of several files none is
+        raise _unwritable(path, errno.EISDIR)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
-            left.unlink()
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in _UNWRITABLE:
-            raise ArtifactError(
-                "cannot be written",
-                where=str(path),
-                why=os.strerror(error.errno),
-                do="Free space or give permission, and run again; nothing that was there is lost.",
-            ) from error
-        raise
+        with telling(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
+                left.unlink()
+            yield temporary
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Raises ArtifactError where there is no space or no permission to write a file in the block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _UNWRITABLE:
+            raise _unwritable(path, error.errno) from error
+        raise
+
+
+def _unwritable(path: Path, number: int) -> ArtifactError:
+    do = "Free space or give permission, and run again; nothing that was there is lost."
+    return ArtifactError("cannot be written", where=str(path), why=os.strerror(number), do=do)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a whole file; raises ArtifactError as `replacing` does."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """`replacing` for several files, of which none is replaced before all are written."""
+    with contextlib.ExitStack() as stack:
+        yield tuple(stack.enter_context(replacing(path)) for path in paths)
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Writes several files, of which none is replaced before all are written; raises ArtifactError as `replacing`."""
+    with replacing_together(*files) as temporaries:
+        for temporary, data in zip(temporaries, files.values(), strict=True):
+            temporary.write_bytes(data)
 
 
 def write_copy(path: Path, source: Path) -> None:
@@ -172,16 +198,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes JSON with sorted keys; raises ValueError for NaN and infinity, which JSON has not."""
-    write_text(path, json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    """Writes `json_bytes` of the data."""
+    write_bytes(path, json_bytes(data))
+
+
+def json_bytes(data: Any) -> bytes:
+    """JSON with sorted keys; raises ValueError for NaN and infinity, which JSON has not."""
+    return (json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON; raises ArtifactError where it is missing or damaged."""
+    """Reads JSON; raises ArtifactError where it is missing, damaged, or holds NaN, which JSON has not."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except OSError as error:
+        raise unreadable(path, error) from None
     except ValueError as error:
         raise ArtifactError(
             "is damaged", where=str(path), why=str(error), do="Remove it and run `dvc repro`."
@@ -222,8 +253,15 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise ArtifactError("is no .npz archive of plain arrays", where=str(path), why=str(error)) from None
+    except IsADirectoryError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        do = "Where a stage wrote it, remove it and run `dvc repro`."
+        raise ArtifactError("is no .npz archive of plain arrays", where=str(path), why=str(error), do=do) from None
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
 
 
 def write_runs(path: Path, runs: list[dict[str, np.ndarray]]) -> None:
@@ -232,20 +270,34 @@ def write_runs(path: Path, runs: list[dict[str, np.ndarray]]) -> None:
 
 
 def read_runs(path: Path) -> list[dict[str, np.ndarray]]:
-    """Reads what `write_runs` wrote."""
+    """Reads what `write_runs` wrote; raises ArtifactError where it is missing, damaged, or something else."""
     runs: dict[str, dict[str, np.ndarray]] = {}
     for key, array in sorted(read_npz(path).items()):
-        probe, _, name = key.split("/", 2)
+        probe, _, name = [*key.split("/", 2), "", ""][:3]
+        if not name:
+            why, do = f"it holds an array {key!r}", "Remove it and run `dvc repro`."
+            raise ArtifactError("does not hold runs of probes", where=str(path), why=why, do=do)
         runs.setdefault(probe, {})[name] = array
     return [runs[probe] for probe in sorted(runs)]
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """SHA-256 of a file's bytes, in hex; raises ArtifactError where it is missing or no file."""
     import hashlib
 
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def bytes_of(path: Path) -> int:
+    """The size of a file; raises ArtifactError where it is missing."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise unreadable(path, error) from None
 
 
 def _digest(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest

@@ -21,6 +21,7 @@ from qntz.records import Range, TensorSpec
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 DTYPES = ("float32", "float16", "int32", "int64", "bool", "uint8", "int8")
+MOST_MEMORY, MOST_STREAMS = 2**40, 2**31 - 1  # bytes, more than a GPU has; what TensorRT can be told
 OPSETS = (13, 20)  # the first and the last of a configuration
 WHY_OPSETS = "below 13 there is no per-channel Q/DQ, the TorchScript exporter ends at 20"
 OPSET = OPSETS[-1]
@@ -65,6 +66,11 @@ def require_names(names: Sequence[str], where: str) -> None:
     """Raises ConfigError for a string in the place of a list of them, each of whose letters would be a name."""
     if isinstance(names, str):
         raise ConfigError(f"{names!r} is a string", where=where, do=f"Give a list, [{names}].")
+
+
+def _at_most(value: float, most: float, where: str) -> None:
+    if not value <= most:
+        raise ConfigError(f"{value} is too large", where=where, do=f"Give {most} or less.")
 
 
 def _at_least(value: float, least: float, where: str) -> None:
@@ -416,13 +422,16 @@ class EngineConfig:
             _one_of(capability, COMPUTE_CAPABILITIES, "compute_capabilities")
         if self.workspace_bytes is not None:
             _at_least(self.workspace_bytes, 1, "workspace_bytes")
+            _at_most(self.workspace_bytes, MOST_MEMORY, "workspace_bytes")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise ConfigError(f"{self.optimization_level} is no level", where="optimization_level", do="Give 0 to 5.")
         if self.aux_streams is not None:
             _at_least(self.aux_streams, 0, "aux_streams")
+            _at_most(self.aux_streams, MOST_STREAMS, "aux_streams")
         for pool, size in self.memory_pools.items():
             _one_of(pool, MEMORY_POOLS, "memory_pools")
             _at_least(size, 1, f"memory_pools.{pool}")
+            _at_most(size, MOST_MEMORY, f"memory_pools.{pool}")
         for source in self.tactic_sources:
             _one_of(source, TACTIC_SOURCES, "tactic_sources")
         if len(set(self.tactic_sources)) < len(self.tactic_sources):

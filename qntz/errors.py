@@ -117,6 +117,14 @@ class ArtifactError(QntzError):
     """A file of the pipeline is missing, damaged or cannot be written."""
 
 
+def unreadable(path: Path, error: OSError) -> ArtifactError:
+    """The error for an artifact that the system does not open."""
+    if isinstance(error, FileNotFoundError):
+        return ArtifactError("is missing", where=str(path), do="Run `dvc repro`.")
+    do = "Remove what is in its place, and run `dvc repro`."
+    return ArtifactError("cannot be read", where=str(path), why=error.strerror or str(error), do=do)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The nearest known name as a sentence, or the known names when none is near."""
     known = sorted(known)

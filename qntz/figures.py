@@ -169,7 +169,9 @@ def _in_order(outputs: Arrays, wanted: Arrays) -> Arrays:
     """The outputs in the eager model's order; raises ParityError where one is missing."""
     for name in wanted:
         if name not in outputs:
-            raise ParityError("lacks an output", where="the artifact", why=f"no output {name!r}")
+            known = ", ".join(map(repr, outputs)) or "none"
+            do = "Run `dvc repro`, so that both are of one model."
+            raise ParityError(f"no output {name!r}", where="the artifact's outputs", why=f"it has {known}", do=do)
     return {name: outputs[name] for name in wanted}
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import onnx
 
+from qntz.errors import ArtifactError
+
 _LARGE_WEIGHT = 2**16  # bytes; smaller ones may be shapes, which the inference asks for
 MADE_FROM = "qntz.made_from"  # a key of the model's metadata
 
@@ -106,9 +108,14 @@ def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def made_from(model: onnx.ModelProto) -> dict[str, str]:
-    """The files that went into the graph (weights, calibration data), as its metadata has them: SHA-256 by path."""
+    """The files that went into the graph (weights, calibration data), as its metadata has them: SHA-256 by path; raises
+    ArtifactError where these are damaged."""
     found = next((entry.value for entry in model.metadata_props if entry.key == MADE_FROM), "{}")
-    return dict(json.loads(found))
+    try:
+        return dict(json.loads(found))
+    except (ValueError, TypeError) as error:
+        do = "Remove the graph and run `dvc repro`."
+        raise ArtifactError("is damaged", where=f"the graph's metadata {MADE_FROM}", why=str(error), do=do) from error
 
 
 def add_made_from(model: onnx.ModelProto, files: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from qntz.errors import DEBUG, CheckError, QntzError, one_line
+from qntz.errors import DEBUG, ArtifactError, CheckError, QntzError, one_line
 from qntz.parent import end_with
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ AGAIN = 1.0  # seconds between two alarms
 GRACE = 2.0  # seconds that a child has to say where it hangs
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)')
 LIMITS = {"seconds": "check.seconds", "memory": "check.memory_gib"}
-_LOADED, _DONE = b"L", b"D"  # what the child tells
+_LOADED, _DONE, _NO_SPACE = b"L", b"D", b"N"  # what the child tells; the last with the system's number of the error
 
 
 def ended_by_model(how: str) -> QntzError:
@@ -63,7 +63,8 @@ def guarded(
 
     Raises:
         CheckError: the time or the memory was not enough; with the Python line that the child was at, where that can be
-            told. Whatever QntzError the work raises, and what `ended` makes.
+            told. ArtifactError: there is no space for what the work returns. Whatever QntzError the work raises, and
+            what `ended` makes, also of sys.exit and where Python had no memory left.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -82,7 +83,7 @@ def guarded(
             with os.fdopen(reading, "rb", buffering=0) as pipe:
                 meanwhile()
                 _wait(child, pipe, stack, seconds, memory, limits, what, ended)
-                return _result(result)
+                return _result(result, ended)
         finally:
             for end in (os.killpg, os.kill):  # what it has started, and itself, where it had no time for a session
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -135,16 +136,24 @@ def _work(
         except QntzError as error:
             known = next(kind for kind in type(error).__mro__ if kind.__module__ == QntzError.__module__)
             told = ("refused", known, error.as_dict())  # a plugin's own class may be unknown to the parent
+        except MemoryError:
+            told = ("ended", "MemoryError")
+        except SystemExit as error:
+            told = ("ended", f"sys.exit({error.code!r})")
         except BaseException as error:
             if "--debug" in sys.argv:
                 traceback.print_exc()
             told = ("failed", one_line(error, place=True))
         try:
             pickle.dump(told, result, protocol=5)
+            result.flush()
+        except OSError as error:
+            tell(_NO_SPACE + str(error.errno).encode() + b" ")
+            os._exit(1)
         except Exception as error:  # whatever the objects raise that were to be pickled
             result.seek(0)
             pickle.dump(("failed", one_line(error)), result)
-        result.flush()
+            result.flush()
         sys.stdout.flush()
         sys.stderr.flush()
         tell(_DONE)
@@ -175,6 +184,10 @@ def _wait(
             told = pipe.read(64)
             if not told:
                 break
+            if _NO_SPACE in told:
+                why = os.strerror(int(told.partition(_NO_SPACE)[2]))
+                do = "Free space there, or set TMPDIR to a folder that has some."
+                raise ArtifactError("what was made cannot be kept", where=tempfile.gettempdir(), why=why, do=do)
             if _DONE in told:
                 return
             base = _resident(child) if base is None else base
@@ -188,13 +201,15 @@ def _wait(
     raise ended(how)
 
 
-def _result(written: IO[bytes]) -> Any:
+def _result(written: IO[bytes], ended: Callable[[str], QntzError]) -> Any:
     written.seek(0)
     kind, *rest = pickle.load(written)
     if kind == "result":
         return rest[0]
     if kind == "refused":
         raise rest[0](**rest[1])
+    if kind == "ended":
+        raise ended(rest[0])
     raise QntzError("unexpected error, a bug in qntz or in a plugin", why=rest[0], do=DEBUG)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 WRONG = ["ReluQuantRewrite", "ClipQuantRewrite"]
 # Level 2 and up make of int4 weights and a MatMul a product whose input is int8 too, unless float32 is asked for.
 FLOAT_INPUTS = ("session.qdq_matmulnbits_accuracy_level", "1")
+# Of what it says: "[ONNXRuntimeError] : 1 : FAIL : ", "Load model from FILE failed:", "/src/graph.cc:12 void f(int) ".
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_LOADING = re.compile(r"^Load model from .*? failed:|^Exception during initialization: ")
+_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ [^()]*\(.*?\)( const)? (?=[A-Z(])")
 DISABLE, BASIC, EXTENDED, ALL = "disable", "basic", "extended", "all"
 
 
@@ -62,7 +67,13 @@ def session(
             source = str(model) if isinstance(model, Path) else model if isinstance(model, bytes) else model.data
             return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=WRONG)
     except Exception as error:
-        raise ExportError("ONNX Runtime refuses the graph", where=where, why=one_line(error)) from error
+        do = "Change the model, or mend what wrote the file."
+        raise ExportError("ONNX Runtime refuses the graph", where=where, why=_why(error), do=do) from error
+
+
+def _why(error: Exception) -> str:
+    """What ONNX Runtime says, without its codes, the path that stands beside it, and its own lines and signatures."""
+    return _PLACE.sub("", _LOADING.sub("", _CODE.sub("", " ".join(str(error).split())))) or one_line(error)
 
 
 def run(session: onnxruntime.InferenceSession, inputs: Arrays, names: Sequence[str] | None = None) -> Arrays:
@@ -73,7 +84,7 @@ def run(session: onnxruntime.InferenceSession, inputs: Arrays, names: Sequence[s
     try:
         values = session.run(names, {name: array for name, array in inputs.items() if name in known})
     except Exception as error:
-        raise ExportError("ONNX Runtime cannot run the graph", where=described(inputs), why=one_line(error)) from error
+        raise ExportError("ONNX Runtime cannot run the graph", where=described(inputs), why=_why(error)) from error
     return dict(zip(names, values, strict=True))
 
 

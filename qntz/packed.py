@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from qntz.errors import ArtifactError, ExportError, one_line
+from qntz.errors import ArtifactError, ExportError, one_line, unreadable
 
 LARGEST = 2**31 - 1  # bytes of one protobuf message
 GRAPH = 2**26  # of them what is left for all but the weights that would stand outside
@@ -41,14 +41,23 @@ class Packed:
         return len(self.data) + sum(map(len, self.weights))
 
     def model(self) -> onnx.ModelProto:
-        """The model, with its weights."""
-        model = onnx.load_from_string(self.data)
+        """The model, with its weights; raises ArtifactError where it is none, or they are not all there."""
+        try:
+            model = onnx.load_from_string(self.data)
+        except Exception as error:  # protobuf's own
+            raise _damaged(self.name, one_line(error)) from error
         starts = dict(zip(itertools.accumulate(map(len, self.weights), initial=0), self.weights, strict=False))
         for tensor in _outside(model):
             told = {entry.key: entry.value for entry in tensor.external_data}
             start, length = int(told["offset"]), int(told["length"])
             piece = starts.get(start)
-            raw = piece if piece is not None and len(piece) == length else self.weights[0][start : start + length]
+            raw = (
+                piece
+                if piece is not None and len(piece) == length
+                else b"".join(self.weights[:1])[start : start + length]
+            )
+            if len(raw) != length:
+                raise _damaged(self.name + SUFFIX, f"{tensor.name} has {len(raw)} of its {length} bytes")
             _put_in(tensor, raw)
         return model
 
@@ -163,10 +172,12 @@ def read_model(path: Path) -> onnx.ModelProto:
     """The ONNX model of a file, with its weights; raises ArtifactError where it is missing or none."""
     try:
         model = onnx.load(str(path))
-    except FileNotFoundError:
-        raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
     except Exception as error:
-        raise ArtifactError("is no ONNX model", where=str(path), why=one_line(error)) from error
+        raise _damaged(path, one_line(error)) from error
+    if not model.HasField("graph"):  # protobuf takes an empty file for any message, and unknown fields of another
+        raise _damaged(path, "it holds no graph" if path.stat().st_size else "it is empty")
     for tensor in model.graph.initializer:
         tensor.ClearField("data_location")
     return model
@@ -230,12 +241,20 @@ def read_packed(path: Path) -> Packed:
     try:
         weights = beside.read_bytes() if beside.exists() else NONE
         return Packed(path.name, path.read_bytes(), () if weights == NONE else (weights,))
-    except FileNotFoundError:
-        raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def _damaged(path: Path | str, why: str) -> ArtifactError:
+    do = "Where a stage wrote it, remove it and run `dvc repro`."
+    return ArtifactError("is no ONNX model", where=str(path), why=why, do=do)
 
 
 def size_at(path: Path) -> int:
-    """Bytes of the files of a model."""
+    """Bytes of the files of a model; raises ArtifactError where it is missing."""
     beside = data_of(path)
-    weights = beside.stat().st_size if beside.exists() else 0
-    return path.stat().st_size + (weights if weights != len(NONE) else 0)
+    try:
+        weights = beside.stat().st_size if beside.exists() else 0
+        return path.stat().st_size + (weights if weights != len(NONE) else 0)
+    except OSError as error:
+        raise unreadable(path, error) from None

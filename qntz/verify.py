@@ -19,7 +19,7 @@ import numpy as np
 from qntz import ort
 from qntz.compare import largest_magnitudes, relative_error
 from qntz.config import EngineConfig, VerifyConfig
-from qntz.errors import BackendError
+from qntz.errors import ArtifactError, BackendError
 from qntz.figures import Batch, Figures, gate, measure, metrics_of, pooled_sqnr_db
 from qntz.packed import Packed
 from qntz.records import Arrays, Backend, Metric
@@ -74,10 +74,14 @@ def verify(
         probes, golden, batches, reference, metric: as `qntz.figures.measure` takes them.
 
     Raises:
+        ArtifactError: there are no probes, or not one eager run for each.
         ParityError: the figures are not within `config.tolerance`.
         BackendError: the engine cannot be loaded or run, or cannot be run here although `config.require_run` asks it.
         DataError: the test data do not fit.
     """
+    if not probes or len(probes) != len(golden):
+        why, do = f"{len(probes)} probes, {len(golden)} runs of the eager model", "Run `dvc repro`."
+        raise ArtifactError("the probes do not fit the eager model's outputs", why=why, do=do)
     graph = quantized if runnable is None else runnable
     why_not = backend.why_not_run(engine)
     if why_not is None:

@@ -10,11 +10,13 @@ from qntz.errors import BackendError, one_line
 from stages.entry import Job, run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from qntz.records import Built
 
 
 def work(job: Job) -> None:
-    from qntz.artifacts import digest_file, write_bytes, write_json
+    from qntz.artifacts import digest_file, json_bytes, replacing_together, telling
     from qntz.config import tensor_specs
     from qntz.engine import build_engine, choose_backend, licences
     from qntz.graph import made_from
@@ -26,8 +28,8 @@ def work(job: Job) -> None:
     backend = choose_backend(config.backend, job.plugins.records("qntz_backends"))
     told: dict[str, Any] = {}
 
-    def build(_: Any) -> tuple[Built, dict[str, Any]]:
-        """Writes the plan, which may be large, where it belongs: the parent is given the rest."""
+    def build(_: Any, to: Path) -> tuple[Built, dict[str, Any]]:
+        """Writes the plan, which may be large, to a file: the parent is given the rest."""
         try:
             with Bar(f"engine {job.name}") as progress:
                 specs = tensor_specs(model.inputs, model.dims, config.profiles_of(model.dims))
@@ -37,13 +39,12 @@ def work(job: Job) -> None:
         except BackendError as error:
             _tell(job, error)
             raise
-        write_bytes(paths.plan, built.plan)
+        with telling(paths.plan):
+            to.write_bytes(built.plan)
         return dataclasses.replace(built, plan=b""), record
 
     def ended(how: str) -> BackendError:
-        for left in paths.folder.glob(f".{paths.plan.name}.*.tmp"):  # it ended as it wrote
-            left.unlink()
-        memory = " It may have run out of memory." if "SIGKILL" in how else ""
+        memory = " It may have run out of memory." if how in ("signal SIGKILL", "MemoryError") else ""
         do = f"Nothing was kept of it.{memory} Build it alone, with less workspace, or report it to {backend.name}."
         return BackendError("the builder ended", where=str(paths.quantized), why=how, do=do)
 
@@ -54,10 +55,12 @@ def work(job: Job) -> None:
             told["calibration.cache"] = digest_file(paths.calibration_cache)
         told["files"] = made_from(read_frame(paths.quantized))
 
-    built, record = guarded(build, ended=ended, meanwhile=digest)  # a builder that crashes ends itself alone
-    record["made_from"] |= told
-    record["licences"] = licences(job.inputs["tools"])
-    write_json(paths.engine_json, record)
+    with replacing_together(paths.plan, paths.engine_json) as (plan, engine_json):
+        # a builder that crashes ends itself alone
+        built, record = guarded(lambda loaded: build(loaded, plan), ended=ended, meanwhile=digest)
+        record["made_from"] |= told
+        record["licences"] = licences(job.inputs["tools"])
+        engine_json.write_bytes(json_bytes(record))
     what = f"{backend.name} {built.version} for {built.target}"
     job.say(f"{what}, {record['bytes']:,} bytes in {built.seconds:.1f} s")
 

@@ -134,7 +134,12 @@ def job_of(stage: str, name: str) -> Job:
     if composed.get("error"):
         raise ConfigError(**composed["error"])
     paths = ModelPaths(root, composed.get("model_name", name))
-    return Job(root, stage, name, granted(stage, composed), composed["inputs"][stage], paths)
+    try:
+        config, inputs = granted(stage, composed), composed["inputs"][stage]
+    except (KeyError, TypeError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
+        raise ArtifactError("is damaged", where=str(path), why=why, do="Run `dvc repro compose`.") from error
+    return Job(root, stage, name, config, inputs, paths)
 
 
 def _fix_hash_seed(stage: str) -> None:

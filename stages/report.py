@@ -8,7 +8,7 @@ def work(job: Job) -> None:
 
     from rich.console import Console
 
-    from qntz.artifacts import write_text
+    from qntz.artifacts import write_together
     from qntz.bench import time_engines
     from qntz.plugins import load
     from qntz.report import gather, plots_csv, render_html, terminal_summary
@@ -22,8 +22,8 @@ def work(job: Job) -> None:
         found = dataclasses.replace(found, timings=timings, not_timed=why_not)
     asked = gates(found, config.gates)
     rows = job.plugins.rows(found.as_dict())
-    write_text(job.of.report, render_html(found, rows, config))
-    write_text(job.of.plots, plots_csv(found))
+    page = render_html(found, rows, config).encode()
+    write_together({job.of.report: page, job.of.plots: plots_csv(found).encode()})
     console = Console()
     if not console.is_terminal:  # a log has no width to fit into: rather long lines than cut figures
         console = Console(width=max(console.width, 120))

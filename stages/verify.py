@@ -5,7 +5,7 @@ from stages.entry import Job, run
 
 def work(job: Job) -> None:
     from qntz import testdata
-    from qntz.artifacts import read_runs, write_json, write_text
+    from qntz.artifacts import bytes_of, json_bytes, read_runs, write_together
     from qntz.engine import choose_backend
     from qntz.figures import named_metric
     from qntz.packed import read_packed, size_at
@@ -27,12 +27,16 @@ def work(job: Job) -> None:
         batches=testdata.batched(model, samples),
         reference=read_runs(job.of.reference),
         metric=named_metric(model.metric, plugins.records("qntz_metrics")),
-        sizes={"onnx": size_at(paths.quantized), "engine": paths.plan.stat().st_size},
+        sizes={"onnx": size_at(paths.quantized), "engine": bytes_of(paths.plan)},
         runnable=runnable(read_packed(paths.quantized)),
     )
-    write_json(paths.metrics, verified.metrics)
-    write_text(paths.probe_figures, verified.probe_figures)
-    write_text(paths.layer_figures, verified.layer_figures)
+    write_together(
+        {
+            paths.metrics: json_bytes(verified.metrics),
+            paths.probe_figures: verified.probe_figures.encode(),
+            paths.layer_figures: verified.layer_figures.encode(),
+        }
+    )
     job.say(f"within tolerance; engine {verified.engine}")
 
 

@@ -87,3 +87,22 @@ def test_paths() -> None:
     assert paths.engine("e").plan == Path("r/build/models/m/engines/e/model.engine")
     with pytest.raises(AttributeError):
         paths.simplifed  # noqa: B018
+
+
+def test_several_files_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:
+    first, second = tmp_path / "plan", tmp_path / "record"
+    first.write_bytes(b"old")
+    second.mkdir()
+    with pytest.raises(ArtifactError, match="record: cannot be written: Is a directory"):
+        artifacts.write_together({first: b"new", second: b"new"})
+    assert first.read_bytes() == b"old"
+    second.rmdir()
+    artifacts.write_together({first: b"new", second: b"newer"})
+    assert (first.read_bytes(), second.read_bytes()) == (b"new", b"newer")
+    assert sorted(os.listdir(tmp_path)) == ["plan", "record"]
+
+
+def test_nan_in_json_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"agreement": NaN}')
+    with pytest.raises(ArtifactError, match="a.json: is damaged: NaN is no JSON. Remove it"):
+        artifacts.read_json(tmp_path / "a.json")

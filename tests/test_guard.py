@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qntz.errors import CheckError, DataError, QntzError
+from qntz.errors import ArtifactError, CheckError, DataError, QntzError
 from qntz.guard import guarded
 
 GIB = 2**30
@@ -35,6 +37,25 @@ def test_another_error_is_told_with_its_line() -> None:
         QntzError, match=r"unexpected error.*ZeroDivisionError: division by zero \(test_guard\.py:\d+\)"
     ):
         guarded(lambda loaded: 1 / 0, seconds=20, memory=GIB)
+
+
+def test_no_space_for_the_result_is_told() -> None:
+    def work(loaded):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        return b"x" * 200_000
+
+    with pytest.raises(ArtifactError, match="what was made cannot be kept: File too large. Free space there"):
+        guarded(work, seconds=20)
+
+
+def test_what_ends_without_memory_or_by_sys_exit_is_told() -> None:
+    def hungry(loaded):
+        raise MemoryError
+
+    with pytest.raises(CheckError, match="the model ended the program: MemoryError"):
+        guarded(hungry, seconds=20)
+    with pytest.raises(CheckError, match=r"the model ended the program: sys\.exit\(4\)"):
+        guarded(lambda loaded: sys.exit(4), seconds=20)
 
 
 def hangs(loaded):

@@ -187,7 +187,8 @@ class TensorRTBackend:
         plan = builder.build_serialized_network(network, options)
         monitor.finish()
         if plan is None:
-            raise BackendError(f"{self.name} cannot build the graph", where=where, why=last_errors(logger))
+            do = "Change the model or the option that it names, or choose another engine.backend."
+            raise BackendError(f"{self.name} cannot build the graph", where=where, why=last_errors(logger), do=do)
         data, seconds = bytes(plan), time.perf_counter() - started
         del plan  # the builder's own copy
         told, untold = self._layers(trt, data, config)

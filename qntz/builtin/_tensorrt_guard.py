@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qntz.errors import BackendError
+from qntz.config import OPSETS
+from qntz.errors import BackendError, one_line
 
 if TYPE_CHECKING:
     import onnx
@@ -17,6 +19,17 @@ WEIGHTED = (
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN"),
     *("BatchNormalization", "LayerNormalization", "QuantizeLinear", "DequantizeLinear"),
 )
+# What NVIDIA's ONNX Opset Guide for TensorRT 11 states. The parser itself takes any number, and reads the operators as
+# those that it knows.
+PARSED = (9, 25)
+# The types that TensorRT's parser takes (found by one constant and one input of each, TensorRT-RTX 1.7).
+TYPES = (
+    *("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "FLOAT8E4M3FN", "FLOAT4E2M1"),
+    *("INT4", "INT8", "UINT8", "INT32", "INT64", "BOOL"),
+)
+ONNX, UNKNOWN = ("", "ai.onnx"), "unknown"  # domains; of the last ONNX's check asks nothing
+SIZES = ("Shape", "Size")  # look at no value
+NO_DOUBLE = "TensorRT has no float64 and would take it for float32"
 
 
 def guard(path: Path) -> None:
@@ -24,83 +37,198 @@ def guard(path: Path) -> None:
 
     Raises:
         ArtifactError: there is no such file, or it is no ONNX.
-        BackendError: the graph has no nodes; an input or output is float64, or a node computes in it; a
-            weight is NaN or infinite.
+        BackendError: the graph has no nodes or no outputs, an opset that TensorRT does not know, is not valid ONNX, or
+            holds a type that TensorRT lacks; an input or output is float64, or a node computes in it; a weight is
+            damaged, NaN or infinite; something is quantized to uint8.
     """
-    import onnx
+    from onnx import inliner
 
+    from qntz.graph import graphs_of, without_weights
     from qntz.packed import read_model
 
     model = read_model(path)
-    graph = model.graph
-    if not graph.node:
-        do = "Export a model that computes something."
-        raise BackendError("the graph is empty", where=str(path), why="it has no nodes", do=do)
-    for kind, tensors in (("input", graph.input), ("output", graph.output)):
-        for tensor in tensors:
-            if tensor.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE:
-                raise BackendError(
-                    f"{kind} {tensor.name!r} is float64",
-                    where=str(path),
-                    why="TensorRT has no float64 and would take it for float32",
-                    do="Cast it to float32 in the model.",
-                )
-    _require_no_double(model, path)
-    _require_finite(graph, path)
+    _require_graph(model, path)
+    _require_opset(model, path)
+    _require_valid(model, path)
+    bare = without_weights(model)
+    if bare.functions:  # what they hold, with the rest
+        bare = inliner.inline_local_functions(bare)
+    graphs = list(graphs_of(bare.graph))
+    _require_types(model, graphs, path)
+    _require_no_double(bare, graphs, path)
+    _require_finite(model, graphs, path)
+    _require_signed(model, graphs, path)
 
 
-def _require_no_double(model: onnx.ModelProto, path: Path) -> None:
+def _require_graph(model: onnx.ModelProto, path: Path) -> None:
+    for kind, there in (("nodes", model.graph.node), ("outputs", model.graph.output)):
+        if not there:
+            do = "Export a model that computes something."
+            raise BackendError("the graph is empty", where=str(path), why=f"it has no {kind}", do=do)
+
+
+def _require_opset(model: onnx.ModelProto, path: Path) -> None:
+    from qntz.graph import default_opset
+
+    first, last = PARSED
+    if not first <= (opset := default_opset(model)) <= last:
+        raise BackendError(
+            f"opset {opset} is too {'old' if opset < first else 'new'}",
+            where=str(path),
+            why=f"TensorRT's parser knows {first} to {last}, and would read its operators as those",
+            do=f"Give export.opset a number of {OPSETS[0]} to {OPSETS[1]}.",
+        )
+
+
+def _require_valid(model: onnx.ModelProto, path: Path) -> None:
+    """ONNX's own check: the parser leaves out attributes that it does not know, and sorts what has no order. Operators
+    that ONNX does not know are the parser's to judge, which may have a plugin for them."""
+    import onnx
+
+    from qntz.graph import nodes_of, without_weights
+
+    judged = without_weights(model)
+    for imports, holder in ((judged, judged.graph), *((function, function) for function in judged.functions)):
+        known = {one.domain for one in imports.opset_import} | set(ONNX)
+        for node in nodes_of(holder):
+            if node.domain not in known or (node.domain in ONNX and not onnx.defs.has(node.op_type)):
+                node.domain = UNKNOWN
+        imports.opset_import.add(domain=UNKNOWN, version=1)
+    try:
+        onnx.checker.check_model(judged)
+    except Exception as error:  # it has one of its own, and protobuf others
+        why = " ".join(str(error).replace("==> Context: ", "").split())
+        do = "Mend what wrote it: an exporter, or a graph pass of a plugin."
+        raise BackendError("the graph is not valid ONNX", where=str(path), why=why, do=do) from error
+
+
+def _require_types(model: onnx.ModelProto, graphs: list[onnx.GraphProto], path: Path) -> None:
+    import onnx
+
+    known = onnx.TensorProto.DataType
+    found = [(f"{kind} {value.name!r}", value) for kind in ("input", "output") for value in getattr(model.graph, kind)]
+    for what, value in found:
+        kind = value.type.WhichOneof("value")
+        if kind != "tensor_type":
+            named = str(kind).removesuffix("_type")
+            do = "Give the model tensors, and let it return them."
+            raise BackendError(f"{what} is no tensor", where=str(path), why=f"it is of the type {named}", do=do)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE:
+            raise BackendError(
+                f"{what} is float64", where=str(path), why=NO_DOUBLE, do="Cast it to float32 in the model."
+            )
+    typed = [(what, value.type.tensor_type.elem_type) for what, value in found]
+    typed += [(what, tensor.data_type) for what, _, tensor in _constants(model, graphs)]
+    for what, element in typed:
+        if element in known.values() and known.Name(element) not in TYPES:
+            raise BackendError(
+                f"{what} is {known.Name(element).lower()}",
+                where=str(path),
+                why="TensorRT has no such type",
+                do="Use another type in the model, or build with the backend onnxruntime.",
+            )
+
+
+def _require_no_double(bare: onnx.ModelProto, graphs: list[onnx.GraphProto], path: Path) -> None:
     """Refuses float64 that is computed with; a constant of it that is only cast away does no harm."""
     import onnx
 
-    from qntz.graph import graphs_of, without_weights
+    from qntz.graph import graphs_of
 
     double = onnx.TensorProto.DOUBLE
     try:
-        inferred = onnx.shape_inference.infer_shapes(without_weights(model)).graph
+        inferred = list(graphs_of(onnx.shape_inference.infer_shapes(bare).graph))
     except onnx.shape_inference.InferenceError:  # an operator that ONNX does not know: the parser names it
-        inferred = model.graph
-    names = {value.name for value in inferred.value_info if value.type.tensor_type.elem_type == double}
-    for graph in graphs_of(model.graph):
+        inferred = graphs
+    names = {
+        value.name
+        for graph in inferred
+        for value in (*graph.value_info, *graph.input, *graph.output)
+        if value.type.tensor_type.elem_type == double
+    }
+    names |= {tensor.name for graph in graphs for tensor in graph.initializer if tensor.data_type == double}
+    for graph in graphs:
         for node in graph.node:
             cast = node.op_type == "Cast" and any(a.name == "to" and a.i == double for a in node.attribute)
-            if cast or (node.op_type not in ("Constant", "Cast") and names & set(node.output)):
+            computes = node.op_type not in ("Constant", "Cast", *SIZES) and names & {*node.input, *node.output}
+            if cast or computes:
                 raise BackendError(
                     f"{node.op_type} {node.name!r} computes in float64",
                     where=str(path),
-                    why="TensorRT has no float64 and would take it for float32",
+                    why=NO_DOUBLE,
                     do="Compute in float32 in the model, or build with the backend onnxruntime.",
                 )
 
 
-def _require_finite(graph: onnx.GraphProto, path: Path) -> None:
+def _require_finite(model: onnx.ModelProto, graphs: list[onnx.GraphProto], path: Path) -> None:
+    weighted = {name for graph in graphs for node in graph.node if node.op_type in WEIGHTED for name in node.input}
+    for what, name, values in _floats(model, graphs, path):
+        broken, kind = np.isnan(values), "NaN"
+        if not broken.any() and name in weighted:
+            broken, kind = ~np.isfinite(values), "infinity"
+        if broken.any():
+            raise BackendError(
+                f"{what} holds {kind}",
+                where=str(path),
+                why=f"{int(broken.sum())} of {broken.size} elements",
+                do="Repair the model's weights; TensorRT would build this without a word.",
+            )
+
+
+def _require_signed(model: onnx.ModelProto, graphs: list[onnx.GraphProto], path: Path) -> None:
+    """Refuses what ONNX quantizes to uint8, of which TensorRT makes int8: 200 becomes 127."""
+    import onnx
+
+    unsigned = {name for _, name, tensor in _constants(model, graphs) if tensor.data_type == onnx.TensorProto.UINT8}
+    for graph in graphs:
+        for node in graph.node:
+            if node.op_type != "QuantizeLinear":
+                continue
+            named = next((a.i for a in node.attribute if a.name == "output_dtype"), 0)
+            zero = node.input[2] if len(node.input) > 2 else ""
+            if named == onnx.TensorProto.UINT8 or zero in unsigned or (not zero and not named):
+                raise BackendError(
+                    f"QuantizeLinear {node.name!r} quantizes to uint8",
+                    where=str(path),
+                    why=f"TensorRT would take it for int8{'' if zero or named else ', as it has no zero point'}",
+                    do="Give it a zero point of int8, 0.",
+                )
+
+
+def _constants(model: onnx.ModelProto, graphs: list[onnx.GraphProto]) -> Iterator[tuple[str, str, onnx.TensorProto]]:
+    """All tensors that stand in the model: (what it is, in words, the name by which nodes read it, the tensor)."""
+    for tensors in (model.graph.initializer, *(graph.initializer for graph in graphs)):
+        for tensor in tensors:
+            yield f"weight {tensor.name!r}", tensor.name, tensor
+    for graph in graphs:
+        for node in graph.node:
+            for attribute in node.attribute:
+                what, name = _held_by(node, attribute)
+                for tensor in (*((attribute.t,) if attribute.HasField("t") else ()), *attribute.tensors):
+                    yield what, name, tensor
+
+
+def _floats(model: onnx.ModelProto, graphs: list[onnx.GraphProto], path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
+    """All floating values that stand in the model, as `_constants`; raises BackendError where a tensor is damaged."""
     from onnx import numpy_helper
 
-    from qntz.graph import graphs_of
-
-    graphs = list(graphs_of(graph))
-    weighted = {name for inner in graphs for node in inner.node if node.op_type in WEIGHTED for name in node.input}
-    for inner in graphs:
-        constants = [(tensor.name, tensor) for tensor in inner.initializer]
-        constants += [
-            (node.output[0], attribute.t)
-            for node in inner.node
-            if node.op_type == "Constant"
-            for attribute in node.attribute
-            if attribute.name == "value"
-        ]
-        for name, tensor in constants:
+    for what, name, tensor in _constants(model, graphs):
+        try:
             values = numpy_helper.to_array(tensor)
-            if values.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
-                continue
-            broken = np.isnan(values)
-            kind = "NaN"
-            if not broken.any() and name in weighted:
-                broken, kind = ~np.isfinite(values), "infinity"
-            if broken.any():
-                raise BackendError(
-                    f"weight {name!r} holds {kind}",
-                    where=str(path),
-                    why=f"{int(broken.sum())} of {broken.size} elements",
-                    do="Repair the model's weights; TensorRT would build this without a word.",
-                )
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            do = "Mend what wrote it: an exporter, or a graph pass of a plugin."
+            raise BackendError(f"{what} is damaged", where=str(path), why=one_line(error), do=do) from error
+        if values.dtype.name.startswith(("float", "bfloat")):
+            yield what, name, values
+    for graph in graphs:
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.type in (attribute.FLOAT, attribute.FLOATS):
+                    numbers = attribute.floats if attribute.type == attribute.FLOATS else [attribute.f]
+                    yield *_held_by(node, attribute), np.array(numbers, dtype=np.float32)
+
+
+def _held_by(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> tuple[str, str]:
+    if node.op_type == "Constant":
+        return f"weight {node.output[0]!r}", node.output[0]
+    return f"{attribute.name} of {node.op_type} {node.name!r}", ""

@@ -51,7 +51,7 @@ def refused_nodes(trt: ModuleType, data: bytes) -> list[tuple[int, str, str]]:
 
 
 def _described(error: Any) -> str:
-    text = without_driver_noise(str(error.desc()))
+    text = " ".join(without_driver_noise(str(error.desc())).split())
     if "Plugin not found" in text:  # what the parser says of every operator that it does not know
         text = "no such operator, and no plugin of that name"
     if text.strip() in ("", "false"):  # an assertion's text, and nothing else
@@ -64,14 +64,16 @@ def parser_refusal(parser: Any, logger: Any, where: str) -> BackendError:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     if not errors:
         return BackendError("the parser refuses the graph", where=where, why=last_errors(logger))
-    shown = []
-    for error in errors[:SHOWN]:
+    named = [error for error in errors if error.node_operator() or error.node_name()]
+    shown = [] if named else [_described(errors[0])]
+    for error in named[:SHOWN]:
         shown.append(f"node {error.node()} {error.node_name()} ({error.node_operator()}): {_described(error)}")
-    more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+    more = f"; and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+    many = f"{len(named)} node{'s' if len(named) > 1 else ''}" if named else "the graph"
     return BackendError(
-        f"the parser refuses {len(errors)} node{'s' if len(errors) > 1 else ''}",
+        f"the parser refuses {many}",
         where=where,
         why="; ".join(shown) + more,
         do="Rewrite them by a plugin (qntz_symbolics, qntz_graph_passes), or change the model.",
-        nodes=[(error.node(), error.node_name(), error.node_operator(), _described(error)) for error in errors],
+        nodes=[(error.node(), error.node_name(), error.node_operator(), _described(error)) for error in named],
     )

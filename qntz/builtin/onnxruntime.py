@@ -28,7 +28,7 @@ class SessionRunner:
         try:
             self.session = ort.session(model)
         except ExportError as error:
-            raise BackendError(error.what, where=error.where, why=error.why) from error
+            raise BackendError(error.what, where=error.where, why=error.why, do=error.do) from error
 
     def run(self, inputs: Arrays) -> Arrays:
         """One run, as `qntz.ort.run`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,11 @@ from typing import Any
 
 from qntz.artifacts import EnginePaths, ModelPaths, digest_file, read_json
 from qntz.bench import Timing
-from qntz.errors import ArtifactError
+from qntz.errors import ArtifactError, unreadable
 from qntz.report.activations import Activation, read_activations
 
 Record = Mapping[str, Any]
+AGAIN = "Remove it and run `dvc repro`."
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,8 @@ def _engine(paths: EnginePaths) -> EngineRun:
     return EngineRun(
         name=paths.name,
         quantize=_record(paths.quantize_json),
-        engine=_record(paths.engine_json),
-        metrics=_record(paths.metrics),
+        engine=_engine_record(paths.engine_json),
+        metrics=_figures(_record(paths.metrics), paths.metrics),
         layers=tuple(
             LayerFigure(
                 _whole(row["index"], paths.layer_figures),
@@ -215,20 +217,41 @@ def _require_described(engine: EnginePaths, found: Sequence[Material]) -> None:
 def _record(path: Path) -> dict[str, Any]:
     record = read_json(path)
     if not isinstance(record, dict):
-        raise ArtifactError("is no record", where=str(path), why=f"it holds a {type(record).__name__}")
+        raise ArtifactError("is no record", where=str(path), why=f"it holds a {type(record).__name__}", do=AGAIN)
+    return record
+
+
+def _engine_record(path: Path) -> dict[str, Any]:
+    record = _record(path)
+    for name, kind in (("bytes", int), ("options", dict), ("details", dict), ("inputs", list), ("outputs", list)):
+        if not isinstance(record.get(name, kind()), kind):
+            raise ArtifactError("is damaged", where=str(path), why=f"{name} is {record[name]!r}", do=AGAIN)
+    return record
+
+
+def _figures(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    for name, value in record.items():
+        if (name == "engine_run") != isinstance(value, str) or isinstance(value, (list, dict)):
+            raise ArtifactError("is damaged", where=str(path), why=f"{name} is {value!r}", do=AGAIN)
     return record
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            rows = list(reader)
-    except FileNotFoundError:
-        raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
-    missing = [column for column in columns if column not in (reader.fieldnames or ())]
+        text = path.read_text(encoding="utf-8")
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        rows = list(reader)
+        names = reader.fieldnames or ()
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ArtifactError("is damaged", where=str(path), why=str(error), do=AGAIN) from None
+    missing = [column for column in columns if column not in names]
     if missing:
-        raise ArtifactError("lacks a column", where=str(path), why=f"{', '.join(missing)} not in the first line")
+        why = f"{', '.join(missing)} not in the first line"
+        raise ArtifactError("lacks a column", where=str(path), why=why, do=AGAIN)
+    if not text.endswith("\n"):
+        raise ArtifactError("is damaged", where=str(path), why="its last line is cut off", do=AGAIN)
     return rows
 
 
@@ -238,13 +261,13 @@ def _number(text: str, path: Path) -> float | None:
     try:
         value = float(text)
     except ValueError:
-        raise ArtifactError("is damaged", where=str(path), why=f"{text!r} is no number") from None
+        raise ArtifactError("is damaged", where=str(path), why=f"{text!r} is no number", do=AGAIN) from None
     return None if math.isnan(value) else value
 
 
 def _whole(text: str, path: Path) -> int:
     if not text.isdecimal():
-        raise ArtifactError("is damaged", where=str(path), why=f"{text!r} is no index")
+        raise ArtifactError("is damaged", where=str(path), why=f"{text!r} is no index", do=AGAIN)
     return int(text)
 
 

@@ -116,9 +116,15 @@ def test_a_record_that_is_a_list_is_refused(one_engine: Writer):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ("index,layer,op,sqnr_db\n", "lacks a column: tensor not in the first line."),
-        ("index,layer,tensor,op,sqnr_db\n0,a,b,Conv,high\n", "is damaged: 'high' is no number."),
-        ("index,layer,tensor,op,sqnr_db\n-1,a,b,Conv,3\n", "is damaged: '-1' is no index."),
+        ("index,layer,op,sqnr_db\n", "lacks a column: tensor not in the first line. Remove it and run `dvc repro`."),
+        (
+            "index,layer,tensor,op,sqnr_db\n0,a,b,Conv,high\n",
+            "is damaged: 'high' is no number. Remove it and run `dvc repro`.",
+        ),
+        (
+            "index,layer,tensor,op,sqnr_db\n-1,a,b,Conv,3\n",
+            "is damaged: '-1' is no index. Remove it and run `dvc repro`.",
+        ),
     ],
 )
 def test_damaged_layer_figures_are_refused(one_engine: Writer, layers, message):

@@ -1,0 +1,78 @@
+"""What TensorRT-RTX is not let build: the graphs of `tests/pipeline/bad_graphs.py`, without a stage around the backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from qntz.builtin._tensorrt_watch import make_logger
+from qntz.builtin.tensorrt_rtx import qntz_backends
+from qntz.config import EngineConfig
+from qntz.errors import QntzError
+from qntz.progress import Silent
+from qntz.records import TensorSpec
+from tests.pipeline.bad_graphs import BYTES, DOUBLES, GRAPHS, PRODUCT, model, product, quantized, scaled
+
+trt = pytest.importorskip("tensorrt_rtx")
+SPEC = TensorSpec("x", "float32", (1, 16), (8, 16), (32, 16))
+
+
+def build(path: Path, data: bytes) -> bytes:
+    path.write_bytes(data)
+    (rtx,) = qntz_backends()
+    return rtx.build(path, [SPEC], EngineConfig(), Silent()).plan
+
+
+@pytest.mark.parametrize("name", [*BYTES, *(name for name in GRAPHS if name != "metadata damaged")])
+def test_it_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    data, words = BYTES[name] if name in BYTES else (GRAPHS[name][0]().SerializeToString(), GRAPHS[name][1])
+    with pytest.raises(QntzError) as caught:
+        build(tmp_path / "bad.onnx", data)
+    line = str(caught.value)
+    assert [word for word in words if word not in line] == [], line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        product(),
+        product(opset=9, ir=4),
+        product(opset=25, ir=11),
+        quantized(TensorProto.INT8),
+        scaled(k=np.float32(np.inf)),  # no weight of a product: a mask has it
+        model([onnx.helper.make_node("Cast", ["wide"], ["w"], to=TensorProto.FLOAT), PRODUCT], wide=DOUBLES),
+    ],
+    ids=["product", "opset 9", "opset 25", "int8", "infinite mask", "float64 that is only cast"],
+)
+def test_what_means_what_it_says_is_built(tmp_path: Path, good: onnx.ModelProto) -> None:
+    assert build(tmp_path / "good.onnx", good.SerializeToString())
+
+
+def test_what_the_parser_makes_of_uint8_and_int64() -> None:
+    """Why the guard refuses the one, and lets the other pass."""
+
+    def layers(made: onnx.ModelProto) -> list[Any]:
+        logger = make_logger(trt, drop_driver_noise=True)
+        kept.append(network := trt.Builder(logger).create_network(0))
+        assert trt.OnnxParser(network, logger).parse(made.SerializeToString())
+        return [network.get_layer(index) for index in range(network.num_layers)]
+
+    kept: list[Any] = []
+    for bad in (quantized(TensorProto.UINT8), quantized(None)):
+        (quantize,) = [layer for layer in layers(bad) if layer.type == trt.LayerType.QUANTIZE]
+        assert quantize.get_output(0).dtype == trt.DataType.INT8  # 200 is 127 there
+    wide = model(
+        [onnx.helper.make_node("Cast", ["k"], ["f"], to=TensorProto.FLOAT)],
+        inputs=[],
+        outputs=[onnx.helper.make_tensor_value_info("f", TensorProto.FLOAT, [1])],
+        k=np.array([2**40 + 1]),
+    )
+    (held,) = [layer for layer in layers(wide) if layer.type == trt.LayerType.CONSTANT]
+    held.__class__ = trt.IConstantLayer
+    assert np.asarray(held.weights).tolist() == [2**40 + 1]
