@@ -169,8 +169,9 @@ def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
 def write_together(files: Mapping[Path, bytes]) -> None:
     """Writes several files, of which none is replaced before all are written; raises ArtifactError as `replacing`."""
     with replacing_together(*files) as temporaries:
-        for temporary, data in zip(temporaries, files.values(), strict=True):
-            temporary.write_bytes(data)
+        for temporary, (path, data) in zip(temporaries, files.items(), strict=True):
+            with telling(path):
+                temporary.write_bytes(data)
 
 
 def write_copy(path: Path, source: Path) -> None:

@@ -59,7 +59,7 @@ def guarded(
         seconds: the child is ended after. memory: bytes that it may take beyond those that the loaded model does, None
             for as many as there are. limits: what a user sets the two by. what: is ended, in words. ended: makes the
             error where the child ends without a word. meanwhile: called in this process while the child works; no limit
-        is watched until it is done.
+            is watched until it is done, and what the child raises goes before what it does.
 
     Raises:
         CheckError: the time or the memory was not enough; with the Python line that the child was at, where that can be
@@ -81,15 +81,27 @@ def guarded(
         os.close(writing)
         try:
             with os.fdopen(reading, "rb", buffering=0) as pipe:
-                meanwhile()
+                failure = _failure_of(meanwhile)
                 _wait(child, pipe, stack, seconds, memory, limits, what, ended)
-                return _result(result, ended)
+                made: T = _result(result, ended)
+                if failure is not None:
+                    raise failure
+                return made
         finally:
             for end in (os.killpg, os.kill):  # what it has started, and itself, where it had no time for a session
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     end(child, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, 0)
+
+
+def _failure_of(work: Callable[[], None]) -> QntzError | None:
+    """What the work raises, to be told where the child, which may know more of it, does not fail."""
+    try:
+        work()
+    except QntzError as error:
+        return error
+    return None
 
 
 class TimeIsUp(BaseException):

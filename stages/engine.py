@@ -60,7 +60,8 @@ def work(job: Job) -> None:
         built, record = guarded(lambda loaded: build(loaded, plan), ended=ended, meanwhile=digest)
         record["made_from"] |= told
         record["licences"] = licences(job.inputs["tools"])
-        engine_json.write_bytes(json_bytes(record))
+        with telling(paths.engine_json):
+            engine_json.write_bytes(json_bytes(record))
     what = f"{backend.name} {built.version} for {built.target}"
     job.say(f"{what}, {record['bytes']:,} bytes in {built.seconds:.1f} s")
 
