@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from qntz.bench.measure import Refused
     from qntz.config import EngineConfig, ModelConfig
     from qntz.plugins import Plugins
+    from qntz.records import Arrays
 
 FOLDER = Path("build/bench")
 KINDS = ("eager", "compile", "torchscript", "onnxruntime", "engine", "trtexec")
@@ -34,9 +36,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--runtimes", type=_kinds, default=KINDS, help=f"of {','.join(KINDS)} (default: all)")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each runtime and batch size (default: 2)")
     parser.add_argument("--rounds", type=int, default=5, help="in which the runtimes take turns (default: 5)")
-    parser.add_argument(
-        "--device", choices=DEVICES, default="auto", help="of PyTorch (default: the GPU, if it has one)"
-    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="of PyTorch and ONNX Runtime")
     parser.add_argument("--cuda-graphs", action="store_true", help="run engines as CUDA graphs too")
     parser.add_argument("--json", action="store_true", help="print what build/bench/MODEL.json gets")
     parser.set_defaults(run=run)
@@ -44,10 +44,10 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures, prints the table, and writes the figures and a page with the plot; returns the exit code."""
-    from qntz import testdata
     from qntz.artifacts import write_json, write_text
     from qntz.bench import measure
     from qntz.bench.inputs import made, named, sizes_of
+    from qntz.bench.record import record
     from qntz.plugins import load
     from qntz.progress import Bar
     from qntz.report.page import render_bench
@@ -60,9 +60,10 @@ def run(options: argparse.Namespace) -> int:
     plugins = load(root, "verify")
     entries = _entries(root, options.engines)
     model, files = entries[0].model, entries[0].files
-    samples = testdata.read(model, load(root, "torchscript").records("qntz_data_sources"), root)
+    asked = sizes_of(model, options.batch, dict(options.size))
+    samples = _samples(model, root, max(size for sizes in asked for size in (*sizes.values(), 1)))
     inputs, kinds = {}, set()
-    for sizes in sizes_of(model, options.batch, dict(options.size)):
+    for sizes in asked:
         inputs[named(sizes)], kind = made(model.inputs, sizes, samples)
         kinds.add(kind)
     subjects, absent = _subjects(entries, options, plugins, root)
@@ -70,7 +71,14 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("nothing of that can run here", why="; ".join(f"{n}: {why}" for n, why in absent))
     with Bar(f"bench {files.model}") as progress:
         timings, refused = measure(subjects, inputs, seconds=options.seconds, rounds=options.rounds, progress=progress)
-    told = _told(files.model, timings, [*absent, *((r.subject, _why(r)) for r in refused)], kinds, options)
+    told = record(
+        files.model,
+        timings,
+        [*absent, *((one.subject, _why(one)) for one in refused)],
+        inputs=" and ".join(sorted(kinds)),
+        seconds=options.seconds,
+        rounds=options.rounds,
+    )
     where = root / FOLDER / f"{files.model}.json"
     write_json(where, told)
     write_text(where.with_suffix(".html"), render_bench(files.model, timings, told))
@@ -81,21 +89,33 @@ def run(options: argparse.Namespace) -> int:
     return 0 if timings else 1
 
 
+def _samples(model: ModelConfig, root: Path, most: int) -> list[Arrays]:
+    """The first samples of the test data; none where the model has none."""
+    from qntz.plugins import load
+    from qntz.samples import open_samples
+
+    if model.data.test is None:
+        return []
+    sources = load(root, "verify").records("qntz_data_sources")
+    opened = open_samples(model.data.test, sources, model.inputs, model.dims, root, "model.data.test")
+    return list(itertools.islice(opened, most))
+
+
 @dataclass(frozen=True)
 class _Entry:
-    """An engine as it is composed, and its model."""
+    """An engine as it was built, and its model."""
 
     name: str
     model: ModelConfig
     engine: EngineConfig
-    composed_model: Mapping[str, Any]
     files: ModelPaths
 
 
 def _entries(root: Path, names: Sequence[str]) -> list[_Entry]:
     from qntz.artifacts import ModelPaths
     from qntz.compose import compose
-    from qntz.config import EngineConfig, ModelConfig, build
+    from qntz.config import ModelConfig, build
+    from qntz.runtimes import engine_config
 
     result = compose(root)
     found: list[_Entry] = []
@@ -110,7 +130,7 @@ def _entries(root: Path, names: Sequence[str]) -> list[_Entry]:
             if not path.is_file():
                 raise ArtifactError("is missing", where=str(path), do=f"Run `dvc repro engine@{name}`.")
         model = build(ModelConfig, composed["model"], "model")
-        found.append(_Entry(name, model, build(EngineConfig, composed["engine"], "engine"), composed["model"], files))
+        found.append(_Entry(name, model, engine_config(files.engine(name).engine_json), files))
     models = {entry.files.model: entry.name for entry in found}
     if len(models) > 1:
         why = ", ".join(f"{engine} is of {model}" for model, engine in models.items())
@@ -122,13 +142,14 @@ def _subjects(
     entries: Sequence[_Entry], options: argparse.Namespace, plugins: Plugins, root: Path
 ) -> tuple[list[Subject], list[tuple[str, str]]]:
     """What can run here, the eager model first, and what cannot, with the reason."""
-    from qntz.bench.subject import BACKEND, CAPTURED, COMPILED, EAGER, Subject
+    from qntz.bench.subject import BACKEND, CAPTURED, COMPILED, EAGER, GRAPH, Subject
 
     asked, model, files = options.runtimes, entries[0].model, entries[0].files
     device = _device(options.device)
     on = "" if device == "cpu" else f" ({device})"
     loaded = {"factory": model.factory, "weights": model.weights, "saved": model.saved}
     torch_s = {"root": root, "order": tuple(model.inputs), "device": device}
+    ort_device = _ort_device(options.device)
     found: list[Subject] = []
     absent: list[tuple[str, str]] = []
     if "eager" in asked:
@@ -141,8 +162,8 @@ def _subjects(
     for entry in entries:
         paths = entry.files.engine(entry.name)
         if "onnxruntime" in asked and entry.engine.backend != "onnxruntime":
-            name = f"onnxruntime: {entry.name}"
-            found.append(Subject(name, BACKEND, root, paths.quantized, backend="onnxruntime"))
+            name = f"onnxruntime{'' if ort_device == 'cpu' else f' ({ort_device})'}: {entry.name}"
+            found.append(Subject(name, GRAPH, root, paths.quantized, device=ort_device))
         if "engine" in asked:
             backend = plugins.records("qntz_backends").get(entry.engine.backend)
             name = f"{entry.engine.backend}: {entry.name}"
@@ -196,6 +217,16 @@ def _device(asked: str) -> str:
     return "cpu"
 
 
+def _ort_device(asked: str) -> str:
+    """Where ONNX Runtime's CUDA build is installed, and a GPU is here: "cuda"."""
+    import onnxruntime
+
+    from qntz import cuda
+
+    able = "CUDAExecutionProvider" in onnxruntime.get_available_providers() and cuda.no_gpu_reason() is None
+    return "cuda" if able and asked != "cpu" else "cpu"
+
+
 def _captured_order(files: ModelPaths) -> list[str]:
     from qntz.artifacts import CAPTURED_JSON, read_json
 
@@ -207,79 +238,12 @@ def _why(refused: Refused) -> str:
     return f"{refused.inputs}: {refused.why}" if refused.inputs else refused.why
 
 
-def _told(
-    model: str,
-    timings: Sequence[Timing],
-    absent: Sequence[tuple[str, str]],
-    inputs: set[str],
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    """What build/bench/MODEL.json gets."""
-    import dataclasses
-    import math
-    import os
-    import platform
-
-    from qntz import cuda
-
-    gpu = None if cuda.no_gpu_reason() is not None else f"{cuda.gpu_name()} ({cuda.capability()})"
-    rows = []
-    for timing, base in _with_base(timings):
-        row = dataclasses.asdict(timing)
-        if row["sqnr_db"] is not None and not math.isfinite(row["sqnr_db"]):
-            row["sqnr_db"] = "exact" if row["sqnr_db"] > 0 else "broken"
-        rows.append({**row, "over": base.subject, "ratio": timing.over(base)})
-    return {
-        "model": model,
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "gpu": gpu,
-        "python": platform.python_version(),
-        "versions": _versions(),
-        "inputs": " and ".join(sorted(inputs)),
-        "seconds": options.seconds,
-        "rounds": options.rounds,
-        "timings": rows,
-        "not_run": [{"subject": name, "why": why} for name, why in absent],
-    }
-
-
-def _cpu() -> str:
-    import platform
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    import importlib.metadata
-
-    found = {}
-    for name in ("torch", "onnxruntime", "tensorrt", "tensorrt-rtx"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _with_base(timings: Sequence[Timing]) -> Iterator[tuple[Timing, Timing]]:
-    """Each timing with the first of the same inputs, which it is held against."""
-    first: dict[str, Timing] = {}
-    for timing in timings:
-        yield timing, first.setdefault(timing.inputs, timing)
-
-
 def _print(timings: Sequence[Timing], told: Mapping[str, Any]) -> None:
     """The tables that the page has."""
-    from qntz.report.tables import bench
+    from qntz.report.latency import bench_tables
 
     print(f"{told['model']} on {told['gpu'] or told['cpu']}, {told['cores']} cores, inputs: {told['inputs']}")
-    for table in bench(timings):
+    for table in bench_tables(timings):
         rows = [table.columns, *(tuple(cell.text for cell in row) for row in table.rows)]
         print(f"\n{table.caption}")
         print("\n".join(aligned([(*row[1:], row[0]) for row in rows], numbers=len(table.columns) - 1)))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qntz.errors import ExportError, one_line
+from qntz.errors import BackendError, ExportError, one_line
 from qntz.packed import SUFFIX, Packed
 from qntz.records import Arrays, described
 
@@ -25,17 +25,23 @@ FLOAT_INPUTS = ("session.qdq_matmulnbits_accuracy_level", "1")
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _LOADING = re.compile(r"^Load model from .*? failed:|^Exception during initialization: ")
 _PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ [^()]*\(.*?\)( const)? (?=[A-Z(])")
+PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
 DISABLE, BASIC, EXTENDED, ALL = "disable", "basic", "extended", "all"
 
 
 def session(
-    model: Path | bytes | Packed, *, threads: int = 0, optimize: str = ALL, written: Path | None = None
+    model: Path | bytes | Packed,
+    *,
+    threads: int = 0,
+    optimize: str = ALL,
+    written: Path | None = None,
+    device: str = "cpu",
 ) -> onnxruntime.InferenceSession:
-    """A CPU session, without the optimizers that change results (`WRONG`).
+    """A session without the optimizers that change results (`WRONG`).
 
     Args:
         threads: within an operator, 0 for one a core. written: a file for the optimised graph, which is this machine's
-            own; its weights go beside it.
+            own; its weights go beside it. device: "cpu", or "cuda" with the CPU for what has no kernel there.
 
     Raises:
         ExportError: the model is refused.
@@ -65,7 +71,7 @@ def session(
             if isinstance(model, Packed) and model.weights:
                 model = model.write(Path(stack.enter_context(tempfile.TemporaryDirectory())))
             source = str(model) if isinstance(model, Path) else model if isinstance(model, bytes) else model.data
-            return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=WRONG)
+            return ort.InferenceSession(source, options, providers=PROVIDERS[device], disabled_optimizers=WRONG)
     except Exception as error:
         do = "Change the model, or mend what wrote the file."
         raise ExportError("ONNX Runtime refuses the graph", where=where, why=_why(error), do=do) from error
@@ -92,3 +98,63 @@ def run_all(model: Path | bytes | Packed, inputs: Sequence[Arrays], *, threads: 
     """The outputs of the model on each set of inputs."""
     opened = session(model, threads=threads)
     return [run(opened, one) for one in inputs]
+
+
+class SessionRunner:
+    """An ONNX Runtime session as a `qntz.records.Runner`."""
+
+    def __init__(self, model: Path, *, device: str = "cpu"):
+        """Opens the session, on "cpu" or "cuda"; raises BackendError where ONNX Runtime refuses the graph."""
+        try:
+            self.session = session(model, device=device)
+        except ExportError as error:
+            raise BackendError(error.what, where=error.where, why=error.why, do=error.do) from error
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """One run, as `run`."""
+        return run(self.session, inputs)
+
+    def bind(self, inputs: Arrays) -> BoundSession:
+        """The session with its inputs in place; raises BackendError where it refuses them."""
+        return BoundSession(self.session, inputs)
+
+
+class BoundSession:
+    """A session with its inputs in place, as `qntz.records.Bound`."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, inputs: Arrays):
+        import onnxruntime
+
+        self._session, self._binding = session, session.io_binding()
+        self._names = [argument.name for argument in session.get_outputs()]
+        device = "cuda" if session.get_providers()[0].startswith("CUDA") else "cpu"
+        try:
+            for argument in session.get_inputs():
+                if argument.name not in inputs:
+                    raise BackendError("ONNX Runtime does not take the inputs", why=f"no input {argument.name!r}")
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(inputs[argument.name], device, 0)
+                self._binding.bind_ortvalue_input(argument.name, value)
+            for name in self._names:
+                self._binding.bind_output(name, device)
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendError(
+                "ONNX Runtime does not take the inputs", where=described(inputs), why=one_line(error)
+            ) from error
+
+    def start(self) -> None:
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise BackendError("ONNX Runtime cannot run the graph", why=one_line(error)) from error
+
+    def wait(self) -> None:
+        self._binding.synchronize_outputs()
+
+    def outputs(self) -> Arrays:
+        return dict(zip(self._names, self._binding.copy_outputs_to_cpu(), strict=True))
+
+    def close(self) -> None:
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()

@@ -321,11 +321,12 @@ class Built:
     """A built engine and what the backend tells of it.
 
     Attributes:
-        plan: the engine's bytes. version: the backend's version. target: what it was built for, in words.
-        seconds: wall seconds of the build. outputs: as TensorSpec; -1 for a dimension that is only known at run time.
+        plan: the engine's bytes, or a view of them. version: the backend's version. target: what it was built for, in
+        words. seconds: wall seconds of the build. outputs: as TensorSpec; -1 for a dimension that is only known at run
+        time.
     """
 
-    plan: bytes
+    plan: bytes | memoryview
     version: str
     target: str
     seconds: float

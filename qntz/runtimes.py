@@ -1,5 +1,6 @@
 """One interface to run any artifact of a model (`qntz.records.Runner`): the eager model, compiled or not, its capture,
-its graph under ONNX Runtime, an engine. Graphs and engines are loaded by a `qntz.records.Backend`; PyTorch's are here.
+its graph under ONNX Runtime, an engine. PyTorch's are here, ONNX Runtime's is `qntz.ort.SessionRunner`, an engine is
+loaded by its backend.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qntz.errors import ArtifactError, BackendError, ModelError, did_you_mean, one_line
+from qntz.errors import ArtifactError, BackendError, ConfigError, ModelError, did_you_mean, one_line
 from qntz.records import Arrays, Bound, Runner
 
 if TYPE_CHECKING:
     import torch
+
+    from qntz.config import EngineConfig
 
 
 class TorchRunner:
@@ -87,6 +90,21 @@ class BoundModule:
         self._outputs = None
 
 
+def engine_config(record: Path) -> EngineConfig:
+    """The backend and the options that an engine was built with, as its engine.json says; raises ArtifactError where
+    that is missing or damaged."""
+    from qntz.artifacts import read_json
+    from qntz.config import EngineConfig, build
+
+    told = read_json(record)
+    try:
+        config: EngineConfig = build(EngineConfig, {"backend": told["backend"], **told["options"]}, "engine")
+    except (KeyError, TypeError, ConfigError) as error:
+        do = "Remove it and run `dvc repro`."
+        raise ArtifactError("is no record of an engine", where=str(record), why=one_line(error), do=do) from error
+    return config
+
+
 def load_engine(folder: Path | str, root: Path | str = ".") -> Runner:
     """The engine in a folder, build/models/<model>/engines/<engine>, ready to run, as its engine.json says.
 
@@ -97,16 +115,9 @@ def load_engine(folder: Path | str, root: Path | str = ".") -> Runner:
         ArtifactError: the engine or its record is missing or damaged.
         BackendError: its backend is not here, or the engine cannot be run on this machine.
     """
-    from qntz.artifacts import read_json
-    from qntz.config import EngineConfig, build
     from qntz.plugins import load
 
-    plan, record = Path(folder) / "model.engine", read_json(Path(folder) / "engine.json")
-    try:
-        config = build(EngineConfig, {"backend": record["backend"], **record["options"]}, "engine")
-    except (KeyError, TypeError) as error:
-        where, do = str(Path(folder) / "engine.json"), "Run `dvc repro`."
-        raise ArtifactError("is no record of an engine", where=where, why=one_line(error), do=do) from error
+    plan, config = Path(folder) / "model.engine", engine_config(Path(folder) / "engine.json")
     backends = load(Path(root), "verify").records("qntz_backends")
     if config.backend not in backends:
         raise BackendError(f"no backend {config.backend!r}", where=str(plan), do=did_you_mean(config.backend, backends))

@@ -8,8 +8,8 @@ from typing import Any
 from qntz.artifacts import ModelPaths, read_json, read_runs
 from qntz.bench.measure import Timing, measure
 from qntz.bench.subject import BACKEND, Subject
-from qntz.config import EngineConfig, build
 from qntz.records import Arrays, Backend
+from qntz.runtimes import engine_config
 
 
 def time_engines(
@@ -24,9 +24,8 @@ def time_engines(
         ArtifactError: a record is missing or damaged.
     """
     subjects, absent = [], {}
-    records = {name: read_json(files.engine(name).engine_json) for name in names}
-    for name, record in records.items():
-        config = build(EngineConfig, {"backend": record["backend"], **record["options"]}, "engine")
+    for name in names:
+        config = engine_config(files.engine(name).engine_json)
         backend = backends.get(config.backend)
         why = f"no backend {config.backend!r}" if backend is None else backend.why_not_run(config)
         if why is None:
@@ -36,7 +35,7 @@ def time_engines(
             absent[name] = why
     if not subjects:
         return {}, absent
-    probe, inputs = _probe(read_runs(files.probes), records[subjects[0].name]["inputs"])
+    probe, inputs = _probe(read_runs(files.probes), read_json(files.engine(subjects[0].name).engine_json)["inputs"])
     timings, refused = measure(subjects, {probe: inputs}, seconds=seconds)
     return {one.subject: one for one in timings}, {**absent, **{one.subject: one.why for one in refused}}
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from qntz.config import EngineConfig
+from qntz.ort import SessionRunner
 from qntz.records import Arrays, Bound, Runner
 
-EAGER, COMPILED, CAPTURED, BACKEND, TRTEXEC = "eager", "torch.compile", "torchscript", "backend", "trtexec"
+EAGER, COMPILED, CAPTURED, GRAPH = "eager", "torch.compile", "torchscript", "graph"
+BACKEND, TRTEXEC = "backend", "trtexec"
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,11 @@ class Subject:
     """One runtime of one artifact.
 
     Attributes:
-        name: for the reader, unique in a run. kind: what runs it: EAGER, COMPILED, CAPTURED, BACKEND or TRTEXEC.
-        root: the project's. path: of the capture's folder, the graph or the plan. model: for EAGER and COMPILED what
-        `qntz.model.load_model` takes, by name. order: the inputs as forward takes them; of TRTEXEC the engine's.
-        device: of PyTorch's, "cpu" or "cuda". backend: of BACKEND and TRTEXEC, with its engine's configuration.
-        graph: as a CUDA graph.
+        name: for the reader, unique in a run. kind: what runs it: EAGER, COMPILED, CAPTURED, GRAPH (ONNX Runtime),
+        BACKEND or TRTEXEC. root: the project's. path: of the capture's folder, the graph or the plan. model: for EAGER
+        and COMPILED what `qntz.model.load_model` takes, by name. order: the inputs as forward takes them; of TRTEXEC
+        the engine's. device: of PyTorch and GRAPH, "cpu" or "cuda". backend: of BACKEND and TRTEXEC, with its engine's
+        configuration. graph: as a CUDA graph.
     """
 
     name: str
@@ -45,6 +47,8 @@ def opened(subject: Subject) -> Runner:
             load(subject.root, "verify").records("qntz_backends")[subject.backend].load(subject.path, subject.engine)
         )
         return runner
+    if subject.kind == GRAPH:
+        return SessionRunner(subject.path, device=subject.device)
     from qntz.model import in_order, load_captured, load_model
     from qntz.runtimes import TorchRunner
 

@@ -150,13 +150,17 @@ class TensorRTBackend:
             BackendError: the parser or the builder refuses the graph, or the graph does not mean what TensorRT would
                 make of it; with their own words.
         """
-        guard(onnx_path)
         trt = self._module()
         monitor = make_monitor(trt, progress)
         with contextlib.ExitStack() as stack:
             implicit = stack.enter_context(implicit_of(onnx_path)) if config.implicit_int8 else None
             # TensorRT swallows a KeyboardInterrupt that reaches it in a callback; those run in the thread that builds.
-            return _in_thread(lambda: self._build(trt, onnx_path, inputs, config, monitor, implicit), monitor.stop)
+            return _in_thread(
+                lambda: self._build(trt, onnx_path, inputs, config, monitor, implicit),
+                monitor.stop,
+                # It reads the whole graph, which the builder, on one core, does too; what it refuses goes first.
+                meanwhile=lambda: guard(onnx_path),
+            )
 
     def _build(
         self,
@@ -189,8 +193,7 @@ class TensorRTBackend:
         if plan is None:
             do = "Change the model or the option that it names, or choose another engine.backend."
             raise BackendError(f"{self.name} cannot build the graph", where=where, why=last_errors(logger), do=do)
-        data, seconds = bytes(plan), time.perf_counter() - started
-        del plan  # the builder's own copy
+        data, seconds = memoryview(plan).cast("B"), time.perf_counter() - started
         told, untold = self._layers(trt, data, config)
         notes = [*untold, *(timings.saved() if timings is not None else ())]
         return Built(
@@ -209,7 +212,7 @@ class TensorRTBackend:
             },
         )
 
-    def _layers(self, trt: ModuleType, plan: bytes, config: EngineConfig) -> tuple[dict[str, Any], list[str]]:
+    def _layers(self, trt: ModuleType, plan: memoryview, config: EngineConfig) -> tuple[dict[str, Any], list[str]]:
         """For engine.json the built engine's layers, where it was asked to tell of them and can be loaded here; and a
         sentence where that fails: the engine is built all the same."""
         if config.verbosity != "detailed" or self.why_not_run(config) is not None:
@@ -237,9 +240,11 @@ class TensorRTBackend:
         return ", ".join(config.compute_capabilities) or "portable (tensorrt_rtx's default)"
 
 
-def _in_thread(work: Callable[[], Built], stop: Callable[[], None]) -> Built:
-    """What `work` returns or raises, run in a thread of its own; an interruption of this one calls `stop`, and waits
-    for the end unless a second one comes.
+def _in_thread(
+    work: Callable[[], Built], stop: Callable[[], None], meanwhile: Callable[[], None] = lambda: None
+) -> Built:
+    """What `work` returns or raises, run in a thread of its own; an interruption of this one, or what `meanwhile`
+    raises in it, calls `stop`, and waits for the end unless a second one comes.
 
     It starts and waits without a lock, which an interruption that falls into taking it would leave taken for ever:
     that is why neither threading.Thread nor concurrent.futures stands here."""
@@ -260,6 +265,7 @@ def _in_thread(work: Callable[[], Built], stop: Callable[[], None]) -> Built:
 
     try:
         _thread.start_new_thread(run, ())
+        meanwhile()
         wait([True])
     except BaseException:
         stop()

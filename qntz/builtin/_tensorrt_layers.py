@@ -77,7 +77,7 @@ def _spelled(name: str) -> str:
     return SPELLED.get(name, name.lower())
 
 
-def engine_layers(trt: ModuleType, plan: bytes, *, holds_code: bool) -> tuple[list[dict[str, str]], str]:
+def engine_layers(trt: ModuleType, plan: memoryview, *, holds_code: bool) -> tuple[list[dict[str, str]], str]:
     """The layers of a built engine in their order, each with its name, kind, precision and the format of what it reads;
     and why they are not told, "" where they are. It needs a machine that can load the engine, and an engine that was
     built with `verbosity: detailed`.

@@ -5,79 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from qntz import ort
 from qntz.config import EngineConfig
-from qntz.errors import BackendError, ExportError, one_line
+from qntz.errors import BackendError
 from qntz.hookspecs import hookimpl
-from qntz.records import Arrays, Backend, Built, Progress, Runner, TensorSpec, described
-
-if TYPE_CHECKING:
-    import onnxruntime
+from qntz.ort import SessionRunner
+from qntz.records import Backend, Built, Progress, Runner, TensorSpec
 
 PHASE = "open a session"
 DTYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's other names are NumPy's
-
-
-class SessionRunner:
-    """An ONNX Runtime session as a `qntz.records.Runner`."""
-
-    def __init__(self, model: Path):
-        """Opens the session; raises BackendError where ONNX Runtime refuses the graph."""
-        try:
-            self.session = ort.session(model)
-        except ExportError as error:
-            raise BackendError(error.what, where=error.where, why=error.why, do=error.do) from error
-
-    def run(self, inputs: Arrays) -> Arrays:
-        """One run, as `qntz.ort.run`."""
-        return ort.run(self.session, inputs)
-
-    def bind(self, inputs: Arrays) -> BoundSession:
-        """The session with its inputs in place; raises BackendError where it refuses them."""
-        return BoundSession(self.session, inputs)
-
-
-class BoundSession:
-    """A session with its inputs in place, as `qntz.records.Bound`."""
-
-    def __init__(self, session: onnxruntime.InferenceSession, inputs: Arrays):
-        import onnxruntime
-
-        self._session, self._binding = session, session.io_binding()
-        self._names = [argument.name for argument in session.get_outputs()]
-        device = "cuda" if session.get_providers()[0].startswith("CUDA") else "cpu"
-        try:
-            for argument in session.get_inputs():
-                if argument.name not in inputs:
-                    raise BackendError("ONNX Runtime does not take the inputs", why=f"no input {argument.name!r}")
-                value = onnxruntime.OrtValue.ortvalue_from_numpy(inputs[argument.name], device, 0)
-                self._binding.bind_ortvalue_input(argument.name, value)
-            for name in self._names:
-                self._binding.bind_output(name, device)
-        except BackendError:
-            raise
-        except Exception as error:
-            raise BackendError(
-                "ONNX Runtime does not take the inputs", where=described(inputs), why=one_line(error)
-            ) from error
-
-    def start(self) -> None:
-        try:
-            self._session.run_with_iobinding(self._binding)
-        except Exception as error:
-            raise BackendError("ONNX Runtime cannot run the graph", why=one_line(error)) from error
-
-    def wait(self) -> None:
-        self._binding.synchronize_outputs()
-
-    def outputs(self) -> Arrays:
-        return dict(zip(self._names, self._binding.copy_outputs_to_cpu(), strict=True))
-
-    def close(self) -> None:
-        self._binding.clear_binding_inputs()
-        self._binding.clear_binding_outputs()
 
 
 class OnnxRuntimeBackend:

@@ -13,7 +13,7 @@ from qntz.records import Provided
 from qntz.report import charts, tables, verdict
 from qntz.report.gates import gates, page_table
 from qntz.report.histogram_charts import activations
-from qntz.report.latency_charts import latency_charts, throughput_chart
+from qntz.report.latency import bench_tables, engines_table, latency_charts, throughput_chart
 from qntz.report.run import EngineRun, Record, Run
 from qntz.report.wording import NOT_MEASURED, count, error, size
 
@@ -49,7 +49,7 @@ def render_bench(model: str, timings: Sequence[Timing], told: Mapping[str, Any])
             ("Inputs", told["inputs"]),
             *told["versions"].items(),
         ],
-        "groups": list(zip(charts_of, tables.bench(timings), strict=True)),
+        "groups": list(zip(charts_of, bench_tables(timings), strict=True)),
         "throughput": throughput_chart(timings, WIDE, NARROW),
         "absent": tables.Table("What was not run, and why", ("Runtime", "Why"), absent),
     }
@@ -82,7 +82,7 @@ def _view(run: Run, rows: Sequence[Provided], config: ReportConfig) -> dict[str,
         "report_step": verdict.report_step(held),
         "engines": tables.engines(run),
         "gates": page_table(asked),
-        "latency": tables.latency(run),
+        "latency": engines_table(run),
         "latency_charts": latency_charts(list(run.timings.values()), WIDE, NARROW),
         "layer_chart": _layer_chart(run),
         "error_chart": _error_chart(run),

@@ -77,7 +77,13 @@ def _parameters(signature: str) -> list[inspect.Parameter]:
 
 
 def _suits(module: types.ModuleType, value: Any, kind: str) -> bool:
-    plain = {"str": str, "bool": bool, "tuple": tuple, "list": list, "typing_extensions.Buffer": (bytes, bytearray)}
+    plain = {
+        "str": str,
+        "bool": bool,
+        "tuple": tuple,
+        "list": list,
+        "typing_extensions.Buffer": (bytes, bytearray, memoryview),
+    }
     if kind in plain:
         return isinstance(value, plain[kind])
     if kind == "typing.SupportsInt":
@@ -315,7 +321,7 @@ class _Runtime:
         compatible = "VERSION_COMPATIBLE" in self._trt.seen["config"]._set  # of the last build
         if profiles is None or (compatible and not self.__dict__.get("_engine_host_code_allowed")):
             return None
-        model = onnx.load_from_string(serialized_engine)
+        model = onnx.load_from_string(bytes(serialized_engine))
         tensors = {tensor.name: tensor for tensor in (*model.graph.input, *model.graph.output)}
         state = {
             "model": model,

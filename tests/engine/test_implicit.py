@@ -48,7 +48,7 @@ class Made:
         sizes = self.x.shape[1:]
         spec = TensorSpec("x", "float32", (1, *sizes), (4, *sizes), (9, *sizes))
         built = bench.backend.build(self.path, [spec], CONFIG, Silent())
-        return built, onnx.load_from_string(built.plan)
+        return built, onnx.load_from_string(bytes(built.plan))
 
 
 def made(graphs: Graphs, methods: dict, folder: Path, kind: str, change=lambda model: None, **config) -> Made:  # noqa: F811

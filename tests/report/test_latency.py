@@ -14,7 +14,7 @@ from qntz.config import GateConfig, ReportConfig
 from qntz.errors import ConfigError
 from qntz.report import gather, render_html
 from qntz.report.gates import gates
-from qntz.report.latency_charts import latency_charts, throughput_chart
+from qntz.report.latency import latency_charts, throughput_chart
 from qntz.report.page import render_bench
 from qntz.report.wording import milliseconds
 from tests.report.conftest import engine_records, model_records

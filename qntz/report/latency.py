@@ -1,19 +1,24 @@
-"""What was timed, as charts: latency by inputs, and throughput over the batch sizes."""
+"""What was timed, as tables and as charts: latency by inputs, and throughput over the batch sizes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 from xml.etree.ElementTree import SubElement, tostring
 
 from qntz.bench import Timing
 from qntz.report import charts, svg
-from qntz.report.wording import milliseconds
+from qntz.report.run import Run
+from qntz.report.tables import Cell, Table
+from qntz.report.wording import NOT_MEASURED, decibel, milliseconds, size
 
 ROW, TOP = 26, 8
 LETTER = 7  # pixels, of the charts' text
 LONGEST_NAME = 45  # percent of a chart's width
 VALUE = 150  # pixels for the figures behind the longest bar, on a wide chart
+
+TIMED = ("Median", "p90", "p99", "CPU", "GPU", "Samples/s", "Memory", "GPU memory")
 
 
 def by_inputs(timings: Sequence[Timing]) -> dict[str, list[Timing]]:
@@ -22,6 +27,59 @@ def by_inputs(timings: Sequence[Timing]) -> dict[str, list[Timing]]:
     for timing in timings:
         groups.setdefault(timing.inputs, []).append(timing)
     return groups
+
+
+def engines_table(run: Run) -> Table:
+    """How long each engine takes, beside the first that was timed; and why one was not."""
+    base = next(iter(run.timings.values()), None)
+    columns = ("Engine", *TIMED, f"Over {base.subject}") if base is not None else ("Engine", "Not timed")
+    rows = []
+    for engine in run.engines:
+        timing = run.timings.get(engine.name)
+        if timing is None or base is None:
+            why = run.not_timed.get(engine.name, NOT_MEASURED)
+            rows.append((Cell(engine.name), Cell(why, "absent prose"), *[Cell("")] * (len(columns) - 2)))
+        else:
+            rows.append((Cell(engine.name), *_timed(timing, base)))
+    return _measured(Table("Latency of the engines", columns, tuple(rows)))
+
+
+def bench_tables(timings: Sequence[Timing]) -> list[Table]:
+    """A table for each set of inputs, with the SQNR of the outputs against the first subject's."""
+    made = []
+    for name, rows in by_inputs(timings).items():
+        base = rows[0]
+        columns = ("Runtime", *TIMED, f"Over {base.subject}", "SQNR")
+        cells = tuple((Cell(one.subject), *_timed(one, base), _if(one.sqnr_db, decibel)) for one in rows)
+        made.append(_measured(Table(f"Latency, {name}", columns, cells)))
+    return made
+
+
+def _timed(timing: Timing, base: Timing) -> tuple[Cell, ...]:
+    """`TIMED`, and how many times as long as another."""
+    ratio, least, most = timing.over(base)
+    spread = "1" if timing is base else f"{ratio:.2f} ({least:.2f} to {most:.2f})" if timing.rounds else f"{ratio:.2f}"
+    times = (timing.median_ms, timing.p90_ms, timing.p99_ms, timing.cpu_ms, timing.gpu_ms)
+    rate = f"{timing.per_second:,.0f}" if timing.per_second >= 10 else f"{timing.per_second:.2f}"
+    return (
+        *(_if(one, milliseconds) for one in times),
+        Cell(rate, "number"),
+        _if(timing.memory, size),
+        _if(timing.gpu_memory, size),
+        Cell(spread, "number"),
+    )
+
+
+def _if(value: Any, told: Callable[[Any], str]) -> Cell:
+    """A figure, or an empty cell."""
+    return Cell("") if value is None else Cell(told(value), "number")
+
+
+def _measured(table: Table) -> Table:
+    """The table without the columns in which nothing was measured."""
+    kept = [at for at in range(len(table.columns)) if not table.rows or any(row[at].text for row in table.rows)]
+    rows = tuple(tuple(row[at] for at in kept) for row in table.rows)
+    return Table(table.caption, tuple(table.columns[at] for at in kept), rows, table.empty)
 
 
 def latency_charts(timings: Sequence[Timing], wide: int, narrow: int) -> list[charts.Chart]:
