@@ -117,7 +117,8 @@ _UNWRITABLE = {
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; when the block ends well it takes the place of `path`, else it is removed.
+    """A temporary path beside `path`, to be written under `telling`; when the block ends well it takes the place of
+    `path`, else it is removed.
 
     Raises:
         ArtifactError: there is no space or no permission; what was at `path` before is untouched.
@@ -130,7 +131,8 @@ def replacing(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
                 left.unlink()
-            yield temporary
+        yield temporary
+        with telling(path):
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
@@ -155,7 +157,7 @@ def _unwritable(path: Path, number: int) -> ArtifactError:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a whole file; raises ArtifactError as `replacing` does."""
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, telling(path):
         temporary.write_bytes(data)
 
 
@@ -176,7 +178,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 
 def write_copy(path: Path, source: Path) -> None:
     """Writes what another file holds; raises ArtifactError as `replacing` does."""
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, telling(path):
         shutil.copyfile(source, temporary)
 
 
@@ -188,7 +190,7 @@ def write_model(path: Path, model: Packed, *, both: bool = False) -> None:
 
     model = model.named(path.name)
     if model.weights or both:
-        with replacing(data_of(path)) as temporary, temporary.open("wb") as file:
+        with replacing(data_of(path)) as temporary, telling(path), temporary.open("wb") as file:
             file.writelines(model.weights or (NONE,))
     write_bytes(path, model.data)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qntz.columns import aligned
-from qntz.errors import ArtifactError, ConfigError, UsageError, did_you_mean
+from qntz.errors import ArtifactError, ConfigError, ParityError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from qntz.artifacts import ModelPaths
+    from qntz.artifacts import EnginePaths, ModelPaths
     from qntz.bench import Subject, Timing
     from qntz.bench.measure import Refused
     from qntz.config import EngineConfig, ModelConfig
@@ -46,22 +47,25 @@ def run(options: argparse.Namespace) -> int:
     """Measures, prints the table, and writes the figures and a page with the plot; returns the exit code."""
     from qntz.artifacts import write_json, write_text
     from qntz.bench import measure
-    from qntz.bench.inputs import made, named, sizes_of
+    from qntz.bench.inputs import batch_dimension, made, named, sizes_of
     from qntz.bench.record import record
     from qntz.plugins import load
     from qntz.progress import Bar
     from qntz.report.page import render_bench
 
     for name, value in (("--seconds", options.seconds), ("--rounds", options.rounds)):
-        if not value > 0:
-            raise UsageError(f"{value} is too little", where=name, do="Give a number above 0.")
+        if not 0 < value < math.inf:
+            raise UsageError(f"{value} is no measure", where=name, do="Give a number above 0.")
+    given = dict(options.size)
+    if len(given) < len(options.size):
+        raise UsageError("a dimension stands there twice", where="--size", do="Give each one size.")
     root = Path.cwd()
     sys.path.insert(0, str(root))
     plugins = load(root, "verify")
     entries = _entries(root, options.engines)
     model, files = entries[0].model, entries[0].files
-    asked = sizes_of(model, options.batch, dict(options.size))
-    samples = _samples(model, root, max(size for sizes in asked for size in (*sizes.values(), 1)))
+    asked = sizes_of(model, options.batch, given)
+    samples = _samples(model, root, plugins, max(sizes.get(batch_dimension(model.inputs) or "", 1) for sizes in asked))
     inputs, kinds = {}, set()
     for sizes in asked:
         inputs[named(sizes)], kind = made(model.inputs, sizes, samples)
@@ -86,17 +90,20 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(told, indent=2, sort_keys=True, ensure_ascii=False))
     else:
         _print(timings, told)
+    broken = [f"{one.subject}, {one.inputs}" for one in timings if one.sqnr_db == -math.inf]
+    if broken:
+        why = "outputs of other shapes or types, or NaN"
+        raise ParityError(f"not what {timings[0].subject} computes: {'; '.join(broken)}", why=why)
     return 0 if timings else 1
 
 
-def _samples(model: ModelConfig, root: Path, most: int) -> list[Arrays]:
+def _samples(model: ModelConfig, root: Path, plugins: Plugins, most: int) -> list[Arrays]:
     """The first samples of the test data; none where the model has none."""
-    from qntz.plugins import load
     from qntz.samples import open_samples
 
     if model.data.test is None:
         return []
-    sources = load(root, "verify").records("qntz_data_sources")
+    sources = plugins.records("qntz_data_sources")
     opened = open_samples(model.data.test, sources, model.inputs, model.dims, root, "model.data.test")
     return list(itertools.islice(opened, most))
 
@@ -130,12 +137,27 @@ def _entries(root: Path, names: Sequence[str]) -> list[_Entry]:
             if not path.is_file():
                 raise ArtifactError("is missing", where=str(path), do=f"Run `dvc repro engine@{name}`.")
         model = build(ModelConfig, composed["model"], "model")
+        _require_current(files.engine(name), composed)
         found.append(_Entry(name, model, engine_config(files.engine(name).engine_json), files))
     models = {entry.files.model: entry.name for entry in found}
     if len(models) > 1:
         why = ", ".join(f"{engine} is of {model}" for model, engine in models.items())
         raise UsageError("the engines are of several models", why=why, do="Compare the engines of one.")
     return found
+
+
+def _require_current(files: EnginePaths, composed: Mapping[str, Any]) -> None:
+    """Raises ArtifactError where the engine is not the one that its record tells of, or params.yaml asks for."""
+    from qntz.artifacts import digest_file, read_json
+    from qntz.config import EngineConfig, build
+    from qntz.runtimes import engine_config
+
+    record, do = read_json(files.engine_json), f"Run `dvc repro engine@{files.name}`."
+    if record.get("plan_sha256") != digest_file(files.plan):
+        raise ArtifactError("is not the engine that engine.json describes", where=str(files.plan), do=do)
+    asked = build(EngineConfig, composed["engine"], "engine"), composed["quantize"]["precision"]
+    if (engine_config(files.engine_json), record.get("precision")) != asked:
+        raise ArtifactError("was built of other settings than params.yaml has now", where=str(files.plan), do=do)
 
 
 def _subjects(
@@ -145,23 +167,29 @@ def _subjects(
     from qntz.bench.subject import BACKEND, CAPTURED, COMPILED, EAGER, GRAPH, Subject
 
     asked, model, files = options.runtimes, entries[0].model, entries[0].files
-    device = _device(options.device)
+    device = _device(options.device) if {"eager", "compile", "torchscript"} & set(asked) else "cpu"
     on = "" if device == "cpu" else f" ({device})"
     loaded = {"factory": model.factory, "weights": model.weights, "saved": model.saved}
     torch_s = {"root": root, "order": tuple(model.inputs), "device": device}
     ort_device = _ort_device(options.device)
     found: list[Subject] = []
     absent: list[tuple[str, str]] = []
+    if "onnxruntime" in asked and options.device == "cuda" and ort_device == "cpu":
+        absent.append(("onnxruntime (cuda)", "its CUDA build, or a GPU, is not here"))
     if "eager" in asked:
         found.append(Subject(f"eager{on}", EAGER, model=loaded, **torch_s))
     if "compile" in asked:
         found.append(Subject(f"torch.compile{on}", COMPILED, model=loaded, **torch_s))
-    if "torchscript" in asked and files.captured.is_dir():
+    if "torchscript" in asked and not files.captured.is_dir():
+        absent.append((f"captured{on}", "there is no capture; `dvc repro` makes it"))
+    elif "torchscript" in asked:
         order = tuple(_captured_order(files))
         found.append(Subject(f"captured{on}", CAPTURED, path=files.captured, **{**torch_s, "order": order}))
     for entry in entries:
         paths = entry.files.engine(entry.name)
-        if "onnxruntime" in asked and entry.engine.backend != "onnxruntime":
+        if "onnxruntime" in asked and entry.engine.backend == "onnxruntime" and "engine" not in asked:
+            absent.append((f"onnxruntime: {entry.name}", "it is the engine itself: ask for `engine`"))
+        elif "onnxruntime" in asked and entry.engine.backend != "onnxruntime":
             name = f"onnxruntime{'' if ort_device == 'cpu' else f' ({ort_device})'}: {entry.name}"
             found.append(Subject(name, GRAPH, root, paths.quantized, device=ort_device))
         if "engine" in asked:
@@ -194,9 +222,17 @@ def _trtexec(
     from qntz.bench.subject import TRTEXEC, Subject
     from qntz.bench.trtexec import COMMANDS, program
 
-    if entry.engine.backend not in COMMANDS or cuda.no_gpu_reason() is not None:
+    if entry.engine.backend not in COMMANDS:
+        if options.runtimes == ("trtexec",):
+            absent.append((f"trtexec: {entry.name}", f"it runs no engine of {entry.engine.backend}"))
         return
-    name = f"{COMMANDS[entry.engine.backend]} (program): {entry.name}"
+    graph = "CUDA graph, " if options.cuda_graphs else ""
+    name = f"{graph}{COMMANDS[entry.engine.backend]} (program): {entry.name}"
+    reason = cuda.no_gpu_reason()
+    if reason is not None:
+        if options.runtimes == ("trtexec",):  # else the engine's own reason says so
+            absent.append((name, reason))
+        return
     if program(entry.engine.backend) is None:
         absent.append((name, f"{COMMANDS[entry.engine.backend]} is not on PATH"))
         return
@@ -242,7 +278,7 @@ def _print(timings: Sequence[Timing], told: Mapping[str, Any]) -> None:
     """The tables that the page has."""
     from qntz.report.latency import bench_tables
 
-    print(f"{told['model']} on {told['gpu'] or told['cpu']}, {told['cores']} cores, inputs: {told['inputs']}")
+    print(f"{told['model']} on {told['machine']}, {told['cores']} cores, inputs: {told['inputs']}")
     for table in bench_tables(timings):
         rows = [table.columns, *(tuple(cell.text for cell in row) for row in table.rows)]
         print(f"\n{table.caption}")

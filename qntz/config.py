@@ -595,6 +595,13 @@ class Config:
         if refused is not None:
             raise ConfigError(refused.what, where=refused.where, why=refused.why, do=refused.do)
         self.engine.profiles_of(self.model.dims)
+        if self.engine.implicit_int8 and self.quantize.exclude:
+            raise ConfigError(
+                "quantize.exclude does not hold in it",
+                where="engine.implicit_int8",
+                why="TensorRT chooses the layers that run in int8",
+                do="Leave out one of the two.",
+            )
 
 
 MODEL_STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "report")

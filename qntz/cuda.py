@@ -79,10 +79,13 @@ class _MemoryInfo(ctypes.Structure):
 def used_memory(device: int = 0) -> int | None:
     """The bytes of a GPU's memory that are taken, by whomever; None where the driver's library does not tell."""
     library = _management_library()
-    if library is None or library.nvmlInit_v2() != _SUCCESS:
+    if library is None or no_gpu_reason() is not None or library.nvmlInit_v2() != _SUCCESS:
         return None
-    handle, told = ctypes.c_void_p(), _MemoryInfo()
-    if library.nvmlDeviceGetHandleByIndex_v2(device, ctypes.byref(handle)) != _SUCCESS:
+    # By its place on the bus: CUDA may count the GPUs in another order, or not all of them.
+    driver, index = _opened(device)
+    place, handle, told = ctypes.create_string_buffer(32), ctypes.c_void_p(), _MemoryInfo()
+    _call(driver, "cuDeviceGetPCIBusId", place, len(place), index)
+    if library.nvmlDeviceGetHandleByPciBusId_v2(place, ctypes.byref(handle)) != _SUCCESS:
         return None
     if library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(told)) != _SUCCESS:
         return None

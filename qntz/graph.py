@@ -10,8 +10,8 @@ from typing import Any
 import onnx
 
 from qntz.errors import ArtifactError
+from qntz.packed import LARGE
 
-_LARGE_WEIGHT = 2**16  # bytes; smaller ones may be shapes, which the inference asks for
 MADE_FROM = "qntz.made_from"  # a key of the model's metadata
 
 
@@ -66,10 +66,11 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(model.graph.node)
     for field in ("input", "output", "value_info"):
         getattr(graph, field).extend(getattr(model.graph, field))
+    fed = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
-        if len(tensor.raw_data) <= _LARGE_WEIGHT:
+        if len(tensor.raw_data) <= LARGE:
             graph.initializer.append(tensor)
-        else:
+        elif tensor.name not in fed:  # as those of IR 3 are
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     bare = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
     bare.opset_import.extend(model.opset_import)

@@ -59,7 +59,7 @@ def guarded(
         seconds: the child is ended after. memory: bytes that it may take beyond those that the loaded model does, None
             for as many as there are. limits: what a user sets the two by. what: is ended, in words. ended: makes the
             error where the child ends without a word. meanwhile: called in this process while the child works; no limit
-            is watched until it is done, and what the child raises goes before what it does.
+            is watched until it is done, and what the child raises goes before a QntzError of its.
 
     Raises:
         CheckError: the time or the memory was not enough; with the Python line that the child was at, where that can be

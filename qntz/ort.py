@@ -109,6 +109,9 @@ class SessionRunner:
             self.session = session(model, device=device)
         except ExportError as error:
             raise BackendError(error.what, where=error.where, why=error.why, do=error.do) from error
+        used = self.session.get_providers()[0]
+        if used != PROVIDERS[device][0]:  # it takes the CPU with no more than a warning
+            raise BackendError(f"ONNX Runtime does not run on {device}", where=str(model), why=f"it takes {used}")
 
     def run(self, inputs: Arrays) -> Arrays:
         """One run, as `run`."""

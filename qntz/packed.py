@@ -18,6 +18,9 @@ SMALL = 2**10  # bytes of a tensor that stays in the graph in any case
 ALIGNED = 2**12  # offsets in the file of weights, which is mapped into memory
 SUFFIX = ".data"
 GRAPH_FIELD = 7  # of ModelProto
+INITIALIZER_FIELD = 5  # of GraphProto
+RAW_FIELD, EXTERNAL_FIELD = 9, 13  # of TensorProto
+LARGE = 2**16  # bytes of a weight; smaller ones may be shapes, which shape inference asks for
 FIXED = {1: 8, 5: 4}  # bytes of protobuf's fields of a fixed size, by kind
 NONE = b"The graph beside this file holds its weights.\n"  # an artifact has to be there, and not empty
 
@@ -196,17 +199,81 @@ def read_frame(path: Path) -> onnx.ModelProto:
 
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return onnx.ModelProto.FromString(
-                b"".join(data[a:b] for a, b, field in _fields(data) if field != GRAPH_FIELD)
-            )
-    except FileNotFoundError:
-        raise ArtifactError("is missing", where=str(path), do="Run `dvc repro`.") from None
+            return _frame(data)
+    except OSError as error:
+        raise unreadable(path, error) from None
     except (ValueError, IndexError, DecodeError) as error:
-        raise ArtifactError("is no ONNX model", where=str(path), why=one_line(error), do="Run `dvc repro`.") from error
+        raise _damaged(path, one_line(error)) from error
 
 
-def _fields(data: Any) -> Iterator[tuple[int, int, int]]:
-    """Where each field of a message of protobuf begins and ends, and its number."""
+@dataclass(frozen=True)
+class Weight:
+    """A weight as it lies in a file: its element type as ONNX numbers it, its shape, and its bytes, mapped."""
+
+    name: str
+    data_type: int
+    dims: tuple[int, ...]
+    data: memoryview
+
+
+def read_bare(path: Path) -> tuple[onnx.ModelProto, list[Weight]]:
+    """A model as `qntz.graph.without_weights` gives it, with its large weights as inputs, and those weights. The file
+    is mapped: a look at the graph costs no copy of what it holds. Weights that lie beside the file stay in the model.
+
+    Raises:
+        ArtifactError: as `read_model`.
+    """
+    import mmap
+
+    from google.protobuf.message import DecodeError
+
+    try:
+        with path.open("rb") as file:
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        model = _frame(data)
+        (graph,) = [data[at:end] for _, end, number, at in _fields(data) if number == GRAPH_FIELD]
+        kept, weights, beside = [], [], False
+        for start, end, number, at in _fields(graph):
+            weight = _large(graph[at:end]) if number == INITIALIZER_FIELD else None
+            beside = beside or (number == INITIALIZER_FIELD and _is_beside(graph[at:end]))
+            kept += [graph[start:end]] if weight is None else []
+            weights += [weight] if weight is not None else []
+        model.graph.ParseFromString(b"".join(kept))
+        if beside:
+            return read_model(path), []
+    except (OSError, ValueError, IndexError, DecodeError):
+        return read_model(path), []  # which says what is wrong
+    known = {value.name for value in model.graph.input}
+    for weight in weights:
+        if weight.name not in known:
+            model.graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    return model, weights
+
+
+def _frame(data: Any) -> onnx.ModelProto:
+    return onnx.ModelProto.FromString(b"".join(data[a:b] for a, b, number, _ in _fields(data) if number != GRAPH_FIELD))
+
+
+def _large(tensor: memoryview) -> Weight | None:
+    """A serialized tensor, where it has many bytes."""
+    kept, raw = [], None
+    for start, end, number, at in _fields(tensor):
+        if number == RAW_FIELD and end - at > LARGE:
+            raw = tensor[at:end]
+        else:
+            kept.append(tensor[start:end])
+    if raw is None:
+        return None
+    told = onnx.TensorProto.FromString(b"".join(kept))
+    return Weight(told.name, told.data_type, tuple(told.dims), raw)
+
+
+def _is_beside(tensor: memoryview) -> bool:
+    return any(number == EXTERNAL_FIELD for _, _, number, _ in _fields(tensor))
+
+
+def _fields(data: Any) -> Iterator[tuple[int, int, int, int]]:
+    """Where each field of a message of protobuf begins and ends, its number, and where its content begins."""
 
     def varint(at: int) -> tuple[int, int]:
         value = shift = 0
@@ -215,6 +282,8 @@ def _fields(data: Any) -> Iterator[tuple[int, int, int]]:
             value, at, shift = value | (byte & 0x7F) << shift, at + 1, shift + 7
             if byte < 0x80:
                 return value, at
+            if shift > 63:
+                raise ValueError(f"a number without an end at byte {at}")
 
     start = 0
     while start < len(data):
@@ -231,7 +300,7 @@ def _fields(data: Any) -> Iterator[tuple[int, int, int]]:
             raise ValueError(f"a field of kind {kind} at byte {start}")
         if end > len(data):
             raise ValueError(f"it ends within the field at byte {start}")
-        yield start, end, tag >> 3
+        yield start, end, tag >> 3, at
         start = end
 
 

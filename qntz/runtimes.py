@@ -50,8 +50,10 @@ class TorchRunner:
         given = [tensor.to(self._device) for tensor in tensors(inputs, self._order)]
         count = positional_count(module, self._order)
         named = dict(zip(self._order[count:], given[count:], strict=True))
-        called = torch.compile(module, dynamic=False) if self._compiled else module
-        return BoundModule(called, given[:count], named, self._device)
+        if self._compiled:
+            torch._dynamo.reset()  # which keeps a few compilations of a forward, and then runs it as it is
+            module = torch.compile(module, dynamic=False)
+        return BoundModule(module, given[:count], named, self._device)
 
 
 class BoundModule:

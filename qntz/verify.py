@@ -95,7 +95,8 @@ def verify(
         )
     else:
         run, where = _onnx_runner(graph), str(quantized)
-        other = ", in explicit Q/DQ of the ranges that the engine was given" if engine.implicit_int8 else ""
+        chosen = ", in explicit Q/DQ: the engine has its ranges, and TensorRT chose its layers' precision"
+        other = chosen if engine.implicit_int8 else ""
         engine_said = f"not run: {why_not}; the figures are of {quantized.name} under ONNX Runtime{other}"
     figures = measure(run, probes, golden, batches, reference, metric)
     gate(figures, precision, config.tolerance, metric, where)

@@ -9,7 +9,7 @@ def work(job: Job) -> None:
     from rich.console import Console
 
     from qntz.artifacts import write_together
-    from qntz.bench import time_engines
+    from qntz.bench import machine, time_engines
     from qntz.plugins import load
     from qntz.report import gather, plots_csv, render_html, terminal_summary
     from qntz.report.gates import gates, require, table
@@ -19,7 +19,7 @@ def work(job: Job) -> None:
     if config.latency_seconds:
         backends = load(job.root, "verify").records("qntz_backends")  # as verify has them: engine.json knows their code
         timings, why_not = time_engines(job.of, config.engines, backends, config.latency_seconds)
-        found = dataclasses.replace(found, timings=timings, not_timed=why_not)
+        found = dataclasses.replace(found, timings=timings, not_timed=why_not, timed_on=machine())
     asked = gates(found, config.gates)
     rows = job.plugins.rows(found.as_dict())
     page = render_html(found, rows, config).encode()

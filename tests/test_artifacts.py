@@ -47,7 +47,7 @@ def test_no_space_is_one_clear_line_and_loses_nothing(tmp_path: Path) -> None:
     """/dev/full says ENOSPC to every write."""
     path = tmp_path / "file"
     path.write_text("before")
-    with pytest.raises(ArtifactError) as error, artifacts.replacing(path) as temporary:  # noqa: PT012
+    with pytest.raises(ArtifactError) as error, artifacts.replacing(path) as temporary, artifacts.telling(path):  # noqa: PT012
         temporary.symlink_to("/dev/full")
         temporary.write_bytes(b"x" * 100_000)
     assert "cannot be written: No space left on device" in str(error.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -204,3 +206,37 @@ def out(name: str) -> onnx.ValueInfoProto:
 def test_a_models_bytes_are_protobufs_own(model: onnx.ModelProto) -> None:
     data = packed(model, "m.onnx").data
     assert data == model.SerializeToString(deterministic=True)
+
+
+def test_a_file_without_its_weights_is_the_model_without_them(tmp_path: Path) -> None:
+    from qntz.graph import without_weights
+    from qntz.packed import read_bare
+
+    large, small = np.arange(70_000, dtype=np.float32), np.arange(3, dtype=np.float32)
+    nodes = [onnx.helper.make_node("Add", ["x", "large"], ["a"]), onnx.helper.make_node("Add", ["a", "large"], ["y"])]
+    tensor = onnx.helper.make_tensor_value_info
+    made = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            nodes,
+            "g",
+            [tensor("x", 1, [70_000])],
+            [tensor("y", 1, [70_000])],
+            [onnx.numpy_helper.from_array(large, "large"), onnx.numpy_helper.from_array(small, "small")],
+        )
+    )
+    path = tmp_path / "one.onnx"
+    path.write_bytes(made.SerializeToString())
+    bare, (weight,) = read_bare(path)
+    assert bare == without_weights(made)
+    assert (weight.name, weight.data_type, weight.dims) == ("large", 1, (70_000,))
+    np.testing.assert_array_equal(np.frombuffer(weight.data, np.float32), large)
+
+
+def test_a_number_without_an_end_is_no_model(tmp_path: Path) -> None:
+    from qntz.packed import read_bare, read_frame
+
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(b"\xff" * 4_000_000)
+    for read in (read_frame, read_bare):
+        with pytest.raises(ArtifactError, match="bad.onnx: is no ONNX model: "):
+            read(path)

@@ -2,6 +2,7 @@
 
 from qntz.bench.engines import time_engines
 from qntz.bench.measure import Refused, Timing, measure
+from qntz.bench.record import machine
 from qntz.bench.subject import Subject
 
-__all__ = ["Refused", "Subject", "Timing", "measure", "time_engines"]
+__all__ = ["Refused", "Subject", "Timing", "machine", "measure", "time_engines"]

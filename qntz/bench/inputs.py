@@ -38,6 +38,9 @@ def sizes_of(model: ModelConfig, batches: Sequence[int], given: Mapping[str, int
             raise UsageError("the model has one batch size", where="--batch", do="Leave it out.")
         found = [{**usual, **given}]
     else:
+        if batches and batch in given:
+            why, do = "--batch gives them", "Leave one out."
+            raise UsageError(f"{batch} has sizes already", where="--size", why=why, do=do)
         dim = model.dims[batch]
         asked = batches or ([given[batch]] if batch in given else sorted({dim.min, dim.opt, dim.max}))
         found = [{**usual, **given, batch: size} for size in asked]

@@ -31,12 +31,14 @@ class Timing:
     Attributes:
         subject: its name. inputs: the name of the set. batch: its samples. runs: that were timed, after the warm-up.
         median_ms, p90_ms, p99_ms: wall milliseconds of a run, from its start until its outputs are there, with inputs
-        and outputs where it computes. per_second: samples, of runs that are queued without waiting. cpu_ms: CPU
-        milliseconds of a run, of all threads of its process; None where the process is another's. gpu_ms: milliseconds
-        on the GPU, where the runtime tells it. first_ms: of the first run, with all that it set up. memory: the most
-        bytes of the host that its process held, frameworks included. gpu_memory: bytes of the GPU, None without one.
-        sqnr_db: of the outputs against the first subject's, the lowest; None where none is floating, or of the first
-        itself. rounds: the median of each round, in milliseconds.
+        and outputs where it computes; each round weighs the same. per_second: samples, of runs that are queued without
+        waiting. cpu_ms: CPU milliseconds of a run, of all threads of its process; None where the process is another's.
+        gpu_ms: milliseconds on the GPU, where the runtime tells it. first_ms: of the first run, with all that it set
+        up. memory: the most bytes of the host that its process held, frameworks included. gpu_memory: bytes of the
+        GPU, None without one. sqnr_db: of the floating outputs against the first subject's, the lowest, minus infinity
+        where the outputs are others, of other shapes or NaN; equal: of all other outputs the fraction of equal
+        elements, the lowest. None of the first itself, and where there is none of the kind. rounds: the median of each
+        round, in milliseconds.
     """
 
     subject: str
@@ -53,6 +55,7 @@ class Timing:
     memory: int | None = None
     gpu_memory: int | None = None
     sqnr_db: float | None = None
+    equal: float | None = None
     rounds: tuple[float, ...] = ()
 
     def over(self, other: Timing) -> tuple[float, float, float]:
@@ -84,9 +87,8 @@ def measure(
 ) -> tuple[list[Timing], list[Refused]]:
     """Times each subject on each set of inputs.
 
-    Every subject is opened in a process of its own. For a set of inputs each runs to warm up, a fifth of `seconds`, and
-    then in `rounds` rounds, the order turned about from one to the next: half of its turn one run after the other, half
-    queued.
+    Every subject is opened in a process of its own. For a set of inputs each runs in `rounds` rounds, after a turn to
+    warm up, the order turned about from one to the next: half of its turn one run after the other, half queued.
 
     Args:
         inputs: by a name for the reader; the first dimension of each set's first array counts its samples. seconds: of
@@ -129,6 +131,7 @@ class _Place:
         self._worker: Worker | None = None
         self._name, self.is_sound = "", False
         self.gpu_memory: int | None = None
+        self._largest: tuple[Arrays | None, float] = None, 0.0
 
     def open(self, largest: Arrays, refused: list[Refused]) -> None:
         """Opens the subject and runs the largest inputs once, for the memory of both."""
@@ -138,7 +141,8 @@ class _Place:
         self._worker = self._stack.enter_context(Worker(self.subject))
         if not self._asked("", refused, "open", self.subject):
             self._worker = None
-        elif self._asked(None, refused, "bind", largest):
+        elif told := self._asked(None, refused, "bind", largest):
+            self._largest = largest, told[0][1]
             after = cuda.used_memory()
             self.gpu_memory = None if before is None or after is None else max(after - before, 0)
             self._asked("", refused, "unbind")
@@ -149,6 +153,8 @@ class _Place:
         self.times, self.rounds, self.cpu, self.gpu, self.rates = [], [], [], [], []
         if told := self._asked(name, refused, "bind", inputs):
             (self.outputs, self.first), self.is_sound = told[0], True
+            if self._largest[0] is inputs:  # which it has run already, when it was opened
+                self.first = self._largest[1]
         return self.is_sound
 
     def take_turn(self, seconds: float, refused: list[Refused]) -> None:
@@ -188,13 +194,13 @@ class _Place:
 
     def timing(self, name: str, inputs: Arrays, expected: Arrays | None, refused: list[Refused]) -> Timing:
         """Of the inputs that are bound, after its rounds."""
-        times, batch = np.concatenate(self.times), _batch(inputs)
+        batch = _batch(inputs)
         return Timing(
             self.subject.name,
             name,
             batch,
-            len(times),
-            *(float(one) for one in np.percentile(times, PERCENTILES)),
+            sum(map(len, self.times)),
+            *_percentiles(self.times),
             batch * statistics.median(self.rates),
             cpu_ms=statistics.median(self.cpu),
             gpu_ms=statistics.median(self.gpu) if self.gpu else None,
@@ -202,6 +208,7 @@ class _Place:
             memory=next(iter(self._asked(name, refused, "memory")), None),
             gpu_memory=self.gpu_memory,
             sqnr_db=None if expected is None else _sqnr_db(self.outputs, expected),
+            equal=None if expected is None else _equal(self.outputs, expected),
             rounds=tuple(self.rounds),
         )
 
@@ -226,6 +233,16 @@ def _timings(name: str, inputs: Arrays, places: Sequence[_Place], refused: list[
     return [place.timing(name, inputs, None if at == 0 else expected, refused) for at, place in enumerate(places)]
 
 
+def _percentiles(rounds: Sequence[np.ndarray]) -> list[float]:
+    """`PERCENTILES` of the times of all rounds, of which each weighs the same, however many runs it had time for."""
+    times = np.concatenate(rounds)
+    weights = np.concatenate([np.full(len(one), 1 / len(one)) for one in rounds]) / len(rounds)
+    order = np.argsort(times)
+    reached = np.cumsum(weights[order])
+    places = [min(int(np.searchsorted(reached, percent / 100 - 1e-9)), len(times) - 1) for percent in PERCENTILES]
+    return [float(times[order][place]) for place in places]
+
+
 def _batch(inputs: Arrays) -> int:
     first = next(iter(inputs.values()))
     return int(first.shape[0]) if first.ndim else 1
@@ -237,5 +254,20 @@ def _sqnr_db(outputs: Arrays, expected: Arrays) -> float | None:
     if len(outputs) != len(expected):
         return -math.inf
     pairs = list(zip(outputs.values(), expected.values(), strict=True))
-    figures = [pooled_sqnr_db([mine], [its]) for mine, its in pairs if its.dtype.kind == "f"]
-    return min(figures, default=None)
+    if any(mine.shape != its.shape or mine.dtype.kind != its.dtype.kind for mine, its in pairs):
+        return -math.inf
+    figures = [pooled_sqnr_db([_real(mine)], [_real(its)]) for mine, its in pairs if its.dtype.kind in "fc"]
+    return min((-math.inf if math.isnan(one) else one for one in figures), default=None)
+
+
+def _real(array: np.ndarray) -> np.ndarray:
+    return np.stack([array.real, array.imag]) if array.dtype.kind == "c" else array
+
+
+def _equal(outputs: Arrays, expected: Arrays) -> float | None:
+    """The lowest fraction of equal elements of an output that is not floating, the outputs taken in their order."""
+    pairs = [(mine, its) for mine, its in zip(outputs.values(), expected.values(), strict=False)]
+    alike = [
+        float(np.mean(mine == its)) for mine, its in pairs if its.dtype.kind not in "fc" and mine.shape == its.shape
+    ]
+    return min(alike, default=None)

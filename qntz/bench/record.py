@@ -32,15 +32,21 @@ def record(model: str, timings: Sequence[Timing], absent: Sequence[tuple[str, st
         rows.append({**row, "over": base.subject, "ratio": timing.over(base)})
     return {
         "model": model,
-        "cpu": _cpu(),
+        "machine": machine(),
         "cores": os.cpu_count(),
-        "gpu": None if cuda.no_gpu_reason() is not None else f"{cuda.gpu_name()} ({cuda.capability()})",
         "python": platform.python_version(),
         "versions": _versions(),
         **settings,
         "timings": rows,
         "not_run": [{"subject": name, "why": why} for name, why in absent],
     }
+
+
+def machine() -> str:
+    """The GPU with its compute capability, or without one the CPU."""
+    if cuda.no_gpu_reason() is None:
+        return f"{cuda.gpu_name()} ({cuda.capability()})"
+    return _cpu()
 
 
 def _cpu() -> str:

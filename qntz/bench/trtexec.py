@@ -42,35 +42,36 @@ def program(backend: str) -> str | None:
 def run(subject: Subject, inputs: Arrays, seconds: float) -> Told:
     """What trtexec tells of an engine; raises BackendError where it fails, or does not say."""
     shapes = {name: "x".join(map(str, inputs[name].shape)) for name in subject.order or inputs}
+    duration = max(1, round(seconds))
     command = [
         program(subject.backend) or COMMANDS[subject.backend],
         f"--loadEngine={subject.path}",
         f"--shapes={','.join(f'{name}:{shape}' for name, shape in shapes.items())}",
         f"--warmUp={WARM_UP_MS}",
-        f"--duration={max(1, round(seconds))}",
+        f"--duration={duration}",
         "--percentile=90,99",
         "--noDataTransfers",
         *(["--useCudaGraph"] if subject.graph else []),
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + SPARE)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=duration + SPARE)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendError(f"{command[0]} does not run", why=str(error)) from error
     if done.returncode != 0:
         errors = [line for line in (done.stdout + done.stderr).splitlines() if "[E]" in line]
         why = errors[0].rpartition("[E]")[2].strip() if errors else f"exit code {done.returncode}"
         raise BackendError(f"{COMMANDS[subject.backend]} fails", where=str(subject.path), why=why)
-    return _read(done.stdout, COMMANDS[subject.backend], seconds)
+    return _read(done.stdout, COMMANDS[subject.backend], duration)
 
 
-def _read(text: str, name: str, seconds: float) -> Told:
+def _read(text: str, name: str, duration: int) -> Told:
     throughput = _THROUGHPUT.search(text)
     figures = {found["of"]: found for found in _FIGURES.finditer(_without_other_times(text))}
     if throughput is None or set(figures) != {"Latency", "GPU Compute Time"}:
         raise BackendError(f"{name} gives no summary", why="no throughput, or no percentiles, in what it prints")
     latency, rate = figures["Latency"], float(throughput[1])
     return Told(
-        runs=round(rate * seconds),
+        runs=round(rate * duration),
         per_second=rate,
         median_ms=float(latency["median"]),
         p90_ms=float(latency["p90"]),

@@ -37,6 +37,7 @@ class Worker:
             self._pipe.send((command, arguments))
             if not self._pipe.poll(LONGEST):
                 self.is_gone = True
+                self._process.kill()
                 raise BackendError(
                     f"{self.subject.name} does not answer", why=f"{command}: nothing after {LONGEST:g} s"
                 )

@@ -150,17 +150,13 @@ class TensorRTBackend:
             BackendError: the parser or the builder refuses the graph, or the graph does not mean what TensorRT would
                 make of it; with their own words.
         """
+        guard(onnx_path)
         trt = self._module()
         monitor = make_monitor(trt, progress)
         with contextlib.ExitStack() as stack:
             implicit = stack.enter_context(implicit_of(onnx_path)) if config.implicit_int8 else None
             # TensorRT swallows a KeyboardInterrupt that reaches it in a callback; those run in the thread that builds.
-            return _in_thread(
-                lambda: self._build(trt, onnx_path, inputs, config, monitor, implicit),
-                monitor.stop,
-                # It reads the whole graph, which the builder, on one core, does too; what it refuses goes first.
-                meanwhile=lambda: guard(onnx_path),
-            )
+            return _in_thread(lambda: self._build(trt, onnx_path, inputs, config, monitor, implicit), monitor.stop)
 
     def _build(
         self,
@@ -240,11 +236,9 @@ class TensorRTBackend:
         return ", ".join(config.compute_capabilities) or "portable (tensorrt_rtx's default)"
 
 
-def _in_thread(
-    work: Callable[[], Built], stop: Callable[[], None], meanwhile: Callable[[], None] = lambda: None
-) -> Built:
-    """What `work` returns or raises, run in a thread of its own; an interruption of this one, or what `meanwhile`
-    raises in it, calls `stop`, and waits for the end unless a second one comes.
+def _in_thread(work: Callable[[], Built], stop: Callable[[], None]) -> Built:
+    """What `work` returns or raises, run in a thread of its own; an interruption of this one calls `stop`, and waits
+    for the end unless a second one comes.
 
     It starts and waits without a lock, which an interruption that falls into taking it would leave taken for ever:
     that is why neither threading.Thread nor concurrent.futures stands here."""
@@ -265,7 +259,6 @@ def _in_thread(
 
     try:
         _thread.start_new_thread(run, ())
-        meanwhile()
         wait([True])
     except BaseException:
         stop()

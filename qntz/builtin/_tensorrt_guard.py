@@ -14,6 +14,8 @@ from qntz.errors import BackendError, one_line
 if TYPE_CHECKING:
     import onnx
 
+    from qntz.packed import Weight
+
 # Where an infinite value can only be a broken weight. Elsewhere it can be meant: a mask adds minus infinity.
 WEIGHTED = (
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN"),
@@ -27,8 +29,15 @@ TYPES = (
     *("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "FLOAT8E4M3FN", "FLOAT4E2M1"),
     *("INT4", "INT8", "UINT8", "INT32", "INT64", "BOOL"),
 )
+PACKED = ("int4", "uint4", "int2", "uint2", "float4_e2m1fn")
 ONNX, UNKNOWN = ("", "ai.onnx"), "unknown"  # domains; of the last ONNX's check asks nothing
 SIZES = ("Shape", "Size")  # look at no value
+# Move values, and so round them to float32 as the cast after them would.
+MOVES = (
+    *("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile"),
+    *("Gather", "GatherElements", "GatherND", "Slice", "Split", "Concat"),
+)
+ADDED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}  # inputs from which on they are added, as a mask is
 NO_DOUBLE = "TensorRT has no float64 and would take it for float32"
 
 
@@ -43,21 +52,19 @@ def guard(path: Path) -> None:
     """
     from onnx import inliner
 
-    from qntz.graph import graphs_of, without_weights
-    from qntz.packed import read_model
+    from qntz.graph import graphs_of
+    from qntz.packed import read_bare
 
-    model = read_model(path)
+    model, weights = read_bare(path)
     _require_graph(model, path)
     _require_opset(model, path)
     _require_valid(model, path)
-    bare = without_weights(model)
-    if bare.functions:  # what they hold, with the rest
-        bare = inliner.inline_local_functions(bare)
+    bare = inliner.inline_local_functions(model) if model.functions else model
     graphs = list(graphs_of(bare.graph))
-    _require_types(model, graphs, path)
+    _require_types(model, graphs, weights, path)
     _require_no_double(bare, graphs, path)
-    _require_finite(model, graphs, path)
-    _require_signed(model, graphs, path)
+    _require_finite(graphs, weights, path)
+    _require_signed(graphs, path)
 
 
 def _require_graph(model: onnx.ModelProto, path: Path) -> None:
@@ -76,7 +83,7 @@ def _require_opset(model: onnx.ModelProto, path: Path) -> None:
             f"opset {opset} is too {'old' if opset < first else 'new'}",
             where=str(path),
             why=f"TensorRT's parser knows {first} to {last}, and would read its operators as those",
-            do=f"Give export.opset a number of {OPSETS[0]} to {OPSETS[1]}.",
+            do=f"Give export.opset a number of {OPSETS[0]} to {OPSETS[1]}, or mend what wrote the graph.",
         )
 
 
@@ -89,9 +96,13 @@ def _require_valid(model: onnx.ModelProto, path: Path) -> None:
 
     judged = without_weights(model)
     for imports, holder in ((judged, judged.graph), *((function, function) for function in judged.functions)):
-        known = {one.domain for one in imports.opset_import} | set(ONNX)
+        opsets = {one.domain: one.version for one in imports.opset_import}
+        opset = opsets.get("", opsets.get("ai.onnx", 1))
         for node in nodes_of(holder):
-            if node.domain not in known or (node.domain in ONNX and not onnx.defs.has(node.op_type)):
+            if node.domain in ONNX:
+                node.domain = "" if "" in opsets else "ai.onnx"
+            own = node.domain in ONNX and onnx.defs.has(node.op_type, opset, "")
+            if not own and (node.domain in ONNX or node.domain not in opsets):
                 node.domain = UNKNOWN
         imports.opset_import.add(domain=UNKNOWN, version=1)
     try:
@@ -102,11 +113,13 @@ def _require_valid(model: onnx.ModelProto, path: Path) -> None:
         raise BackendError("the graph is not valid ONNX", where=str(path), why=why, do=do) from error
 
 
-def _require_types(model: onnx.ModelProto, graphs: list[onnx.GraphProto], path: Path) -> None:
+def _require_types(model: onnx.ModelProto, graphs: list[onnx.GraphProto], weights: list[Weight], path: Path) -> None:
     import onnx
 
-    known = onnx.TensorProto.DataType
-    found = [(f"{kind} {value.name!r}", value) for kind in ("input", "output") for value in getattr(model.graph, kind)]
+    known, heavy = onnx.TensorProto.DataType, {weight.name for weight in weights}
+    found = [("input", value) for value in model.graph.input if value.name not in heavy]
+    found += [("output", value) for value in model.graph.output]
+    found = [(f"{kind} {value.name!r}", value) for kind, value in found]
     for what, value in found:
         kind = value.type.WhichOneof("value")
         if kind != "tensor_type":
@@ -118,7 +131,8 @@ def _require_types(model: onnx.ModelProto, graphs: list[onnx.GraphProto], path: 
                 f"{what} is float64", where=str(path), why=NO_DOUBLE, do="Cast it to float32 in the model."
             )
     typed = [(what, value.type.tensor_type.elem_type) for what, value in found]
-    typed += [(what, tensor.data_type) for what, _, tensor in _constants(model, graphs)]
+    typed += [(what, tensor.data_type) for what, _, tensor in _constants(graphs)]
+    typed += [(f"weight {weight.name!r}", weight.data_type) for weight in weights]
     for what, element in typed:
         if element in known.values() and known.Name(element) not in TYPES:
             raise BackendError(
@@ -150,7 +164,7 @@ def _require_no_double(bare: onnx.ModelProto, graphs: list[onnx.GraphProto], pat
     for graph in graphs:
         for node in graph.node:
             cast = node.op_type == "Cast" and any(a.name == "to" and a.i == double for a in node.attribute)
-            computes = node.op_type not in ("Constant", "Cast", *SIZES) and names & {*node.input, *node.output}
+            computes = node.op_type not in ("Constant", "Cast", *SIZES, *MOVES) and names & {*node.input, *node.output}
             if cast or computes:
                 raise BackendError(
                     f"{node.op_type} {node.name!r} computes in float64",
@@ -160,9 +174,15 @@ def _require_no_double(bare: onnx.ModelProto, graphs: list[onnx.GraphProto], pat
                 )
 
 
-def _require_finite(model: onnx.ModelProto, graphs: list[onnx.GraphProto], path: Path) -> None:
-    weighted = {name for graph in graphs for node in graph.node if node.op_type in WEIGHTED for name in node.input}
-    for what, name, values in _floats(model, graphs, path):
+def _require_finite(graphs: list[onnx.GraphProto], weights: list[Weight], path: Path) -> None:
+    weighted = {
+        name
+        for graph in graphs
+        for node in graph.node
+        if node.op_type in WEIGHTED
+        for name in node.input[: ADDED.get(node.op_type, len(node.input))]
+    }
+    for what, name, values in _floats(graphs, weights, path):
         if _is_finite(values):
             continue
         broken, kind = np.isnan(values), "NaN"
@@ -180,17 +200,20 @@ def _require_finite(model: onnx.ModelProto, graphs: list[onnx.GraphProto], path:
 def _is_finite(values: np.ndarray) -> bool:
     """True only where all values are finite, told in one pass over a large weight; of float32 alone, and of what has
     a square in it."""
-    return values.dtype == np.float32 and bool(np.isfinite(np.dot(values.ravel(), values.ravel())))
+    if values.dtype != np.float32:
+        return False
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(np.dot(values.ravel(), values.ravel())))
 
 
-def _require_signed(model: onnx.ModelProto, graphs: list[onnx.GraphProto], path: Path) -> None:
+def _require_signed(graphs: list[onnx.GraphProto], path: Path) -> None:
     """Refuses what ONNX quantizes to uint8, of which TensorRT makes int8: 200 becomes 127."""
     import onnx
 
-    unsigned = {name for _, name, tensor in _constants(model, graphs) if tensor.data_type == onnx.TensorProto.UINT8}
+    unsigned = {name for _, name, tensor in _constants(graphs) if tensor.data_type == onnx.TensorProto.UINT8}
     for graph in graphs:
         for node in graph.node:
-            if node.op_type != "QuantizeLinear":
+            if node.op_type != "QuantizeLinear" or node.domain not in ONNX:
                 continue
             named = next((a.i for a in node.attribute if a.name == "output_dtype"), 0)
             zero = node.input[2] if len(node.input) > 2 else ""
@@ -203,12 +226,11 @@ def _require_signed(model: onnx.ModelProto, graphs: list[onnx.GraphProto], path:
                 )
 
 
-def _constants(model: onnx.ModelProto, graphs: list[onnx.GraphProto]) -> Iterator[tuple[str, str, onnx.TensorProto]]:
-    """All tensors that stand in the model: (what it is, in words, the name by which nodes read it, the tensor)."""
-    for tensors in (model.graph.initializer, *(graph.initializer for graph in graphs)):
-        for tensor in tensors:
-            yield f"weight {tensor.name!r}", tensor.name, tensor
+def _constants(graphs: list[onnx.GraphProto]) -> Iterator[tuple[str, str, onnx.TensorProto]]:
+    """All tensors that stand in the graphs: (what it is, in words, the name by which nodes read it, the tensor)."""
     for graph in graphs:
+        for tensor in graph.initializer:
+            yield f"weight {tensor.name!r}", tensor.name, tensor
         for node in graph.node:
             for attribute in node.attribute:
                 what, name = _held_by(node, attribute)
@@ -216,13 +238,16 @@ def _constants(model: onnx.ModelProto, graphs: list[onnx.GraphProto]) -> Iterato
                     yield what, name, tensor
 
 
-def _floats(model: onnx.ModelProto, graphs: list[onnx.GraphProto], path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
-    """All floating values that stand in the model, as `_constants`; raises BackendError where a tensor is damaged."""
-    from onnx import numpy_helper
+def _floats(graphs: list[onnx.GraphProto], weights: list[Weight], path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
+    """All floating values of the graphs and the large weights, as `_constants`; raises BackendError where one is
+    damaged."""
+    import onnx
 
-    for what, name, tensor in _constants(model, graphs):
+    held: list[tuple[str, str, onnx.TensorProto | Weight]] = list(_constants(graphs))
+    held += [(f"weight {one.name!r}", one.name, one) for one in weights]
+    for what, name, one in held:
         try:
-            values = numpy_helper.to_array(tensor)
+            values = onnx.numpy_helper.to_array(one) if isinstance(one, onnx.TensorProto) else _array(one)
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             do = "Mend what wrote it: an exporter, or a graph pass of a plugin."
             raise BackendError(f"{what} is damaged", where=str(path), why=one_line(error), do=do) from error
@@ -234,6 +259,16 @@ def _floats(model: onnx.ModelProto, graphs: list[onnx.GraphProto], path: Path) -
                 if attribute.type in (attribute.FLOAT, attribute.FLOATS):
                     numbers = attribute.floats if attribute.type == attribute.FLOATS else [attribute.f]
                     yield *_held_by(node, attribute), np.array(numbers, dtype=np.float32)
+
+
+def _array(weight: Weight) -> np.ndarray:
+    """The weight where it lies; of numbers that share a byte an empty array: they hold no NaN."""
+    import onnx
+
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(weight.data_type))
+    if dtype.name in PACKED:
+        return np.empty(0, np.uint8)
+    return np.frombuffer(weight.data, dtype).reshape(weight.dims)
 
 
 def _held_by(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> tuple[str, str]:

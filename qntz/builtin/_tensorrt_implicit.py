@@ -9,6 +9,7 @@ has none without a word: hence names and scales of both files are held against o
 from __future__ import annotations
 
 import contextlib
+import re
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,7 +93,7 @@ def _calibrator(trt: ModuleType, cache: bytes) -> Any:
 
 def _cache_of(trt: ModuleType, scales: Mapping[str, str]) -> bytes:
     """In the header the version that reads it: TensorRT does not promise to take another's."""
-    major, minor, patch = (int(part) for part in str(trt.__version__).split(".")[:3])
+    major, minor, patch = (int(part) for part in re.findall(r"\d+", str(trt.__version__))[:3])
     lines = [f"TRT-{major * 10_000 + minor * 100 + patch}-EntropyCalibration2"]
     return "\n".join([*lines, *(f"{name}: {scales[name]}" for name in sorted(scales)), ""]).encode()
 
@@ -115,18 +116,26 @@ def _take_out_pairs(model: onnx.ModelProto, where: str) -> dict[str, str]:
     graph = model.graph
     held = {tensor.name: tensor for tensor in graph.initializer}
     quantizes = {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
+    ends = {output.name for output in graph.output}
+    quantized_again = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     instead: dict[str, str] = {}
     scales: dict[str, str] = {}
     for node in graph.node:
         pair = quantizes.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if pair is None or pair.input[1:] != node.input[1:] or not _is_symmetric_int8(pair, held):
             continue
-        instead[node.output[0]] = pair.input[0]
-        if pair.input[0] not in held:  # of weights TensorRT finds the ranges itself
+        name = pair.input[0]
+        if node.output[0] in ends or name in quantized_again:
+            continue  # nothing could stand in its place
+        if name not in held:  # of weights TensorRT finds the ranges itself
             scale = numpy_helper.to_array(held[pair.input[1]]).reshape(-1)
             if scale.size != 1:
-                continue
-            scales[pair.input[0]] = struct.pack(">f", float(scale[0])).hex()
+                continue  # a cache has one range a tensor
+            digits = struct.pack(">f", float(scale[0])).hex()
+            if scales.setdefault(name, digits) != digits:
+                what, why = f"{name!r} is quantized by two scales", "a calibration cache has one range a tensor"
+                raise BackendError(what, where=where, why=why, do="Remove engine.implicit_int8.")
+        instead[node.output[0]] = name
     kept = [node for node in graph.node if not (node.op_type == "DequantizeLinear" and node.output[0] in instead)]
     for node in nodes_of(graph):  # in subgraphs too, which may capture what stands outside
         node.input[:] = [instead.get(name, name) for name in node.input]

@@ -154,7 +154,7 @@ class EngineRunner:
             self._fail(f"no input {name!r}", f"given are {', '.join(inputs)}")
         value, dtype, on_host = inputs[name], self._dtype(name), self._on_host(name)
         pointer = self._device_pointer(name, value)
-        array = None if pointer is not None else np.asarray(value, order="C")
+        array = None if pointer is not None else self._array(name, value)
         given, shape = (
             (value.dtype if array is None else array.dtype),
             tuple(value.shape if array is None else array.shape),
@@ -173,6 +173,12 @@ class EngineRunner:
             copy.queue_fill(array)
             pointer = copy.pointer
         self._set_address(name, array.ctypes.data if pointer is None else pointer)
+
+    def _array(self, name: str, value: Any) -> np.ndarray:
+        try:
+            return np.asarray(value, order="C")
+        except RuntimeError as error:  # torch, of a tensor that wants gradients
+            self._fail(f"input {name!r} cannot be read", one_line(error), "Give tensor.detach().")
 
     def _device_pointer(self, name: str, value: Any) -> int | None:
         """Where an input lies on the GPU; None where it does not."""

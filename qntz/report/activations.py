@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,11 @@ def _of_another_graph(paths: ModelPaths, engine: str, why: str) -> ArtifactError
 def _ranges(path: Path) -> dict[str, float]:
     record = read_json(path)
     try:
-        return {tensor: float(one["amax"]) for tensor, one in record["tensors"].items()}
+        found = {tensor: float(one["amax"]) for tensor, one in record["tensors"].items()}
+        for tensor, amax in found.items():
+            if not 0 < amax < math.inf:
+                raise ValueError(f"{tensor} has the threshold {amax}")
+        return found
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ArtifactError("is no record of ranges", where=str(path), why=f"{type(error).__name__}: {error}") from None
 

@@ -39,7 +39,7 @@ def gates(run: Run, config: Mapping[str, GateConfig]) -> list[Gate]:
     """Each condition of the configuration, engine by engine.
 
     Raises:
-        ConfigError: a pattern matches no engine of the model, or a baseline is none.
+        ConfigError: a pattern matches no engine of the model, or the baseline of its ratios alone; a baseline is none.
     """
     names = [engine.name for engine in run.engines]
     found = []
@@ -51,9 +51,11 @@ def gates(run: Run, config: Mapping[str, GateConfig]) -> list[Gate]:
         if gate.baseline is not None and gate.baseline not in names:
             do = did_you_mean(gate.baseline, names)
             raise ConfigError(f"no engine {gate.baseline!r} of the model", where=f"{where}.baseline", do=do)
-        for engine in matched:
-            if engine.name != gate.baseline:
-                found += _of(engine, gate, run)
+        asked = [one for engine in matched for one in _of(engine, gate, run)]
+        if not asked:  # the baseline beside itself
+            do = "Name other engines, or another bound than a ratio."
+            raise ConfigError("asks nothing of the engines that it matches", where=where, do=do)
+        found += asked
     return found
 
 
@@ -116,6 +118,8 @@ def _of(engine: EngineRun, gate: GateConfig, run: Run) -> Iterator[Gate]:
     yield from least(f"SQNR{of}, dB", gate.sqnr_db, engine.figure("sqnr_db"))
     yield from least(f"agreement{of}", gate.agreement, engine.figure("agreement"))
     yield from most("bytes", gate.bytes, engine.plan_bytes)
+    if engine.name == gate.baseline:
+        return
     baseline = next((one.plan_bytes for one in run.engines if one.name == gate.baseline), None)
     ratio = engine.plan_bytes / baseline if engine.plan_bytes is not None and baseline else None
     yield from most(f"bytes over {gate.baseline}", gate.bytes_ratio, ratio)

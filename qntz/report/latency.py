@@ -11,7 +11,7 @@ from qntz.bench import Timing
 from qntz.report import charts, svg
 from qntz.report.run import Run
 from qntz.report.tables import Cell, Table
-from qntz.report.wording import NOT_MEASURED, decibel, milliseconds, size
+from qntz.report.wording import NOT_MEASURED, decibel, fraction, milliseconds, size
 
 ROW, TOP = 26, 8
 LETTER = 7  # pixels, of the charts' text
@@ -49,8 +49,10 @@ def bench_tables(timings: Sequence[Timing]) -> list[Table]:
     made = []
     for name, rows in by_inputs(timings).items():
         base = rows[0]
-        columns = ("Runtime", *TIMED, f"Over {base.subject}", "SQNR")
-        cells = tuple((Cell(one.subject), *_timed(one, base), _if(one.sqnr_db, decibel)) for one in rows)
+        columns = ("Runtime", *TIMED, f"Over {base.subject}", "SQNR", "Equal")
+        cells = tuple(
+            (Cell(one.subject), *_timed(one, base), _if(one.sqnr_db, decibel), _if(one.equal, fraction)) for one in rows
+        )
         made.append(_measured(Table(f"Latency, {name}", columns, cells)))
     return made
 

@@ -44,7 +44,7 @@ def render_bench(model: str, timings: Sequence[Timing], told: Mapping[str, Any])
     view = {
         "model": model,
         "tiles": [
-            ("Machine", told["gpu"] or told["cpu"]),
+            ("Machine", told["machine"]),
             ("Cores", str(told["cores"])),
             ("Inputs", told["inputs"]),
             *told["versions"].items(),
@@ -83,6 +83,7 @@ def _view(run: Run, rows: Sequence[Provided], config: ReportConfig) -> dict[str,
         "engines": tables.engines(run),
         "gates": page_table(asked),
         "latency": engines_table(run),
+        "timed_on": run.timed_on,
         "latency_charts": latency_charts(list(run.timings.values()), WIDE, NARROW),
         "layer_chart": _layer_chart(run),
         "error_chart": _error_chart(run),

@@ -100,7 +100,7 @@ class EngineRun:
 @dataclass(frozen=True)
 class Run:
     """The records of one model and its engines, the engines sorted by name; with the timings of those that were timed,
-    and by the others' names why they were not."""
+    by the others' names why they were not, and the machine."""
 
     model: str
     check: Record
@@ -111,6 +111,7 @@ class Run:
     materials: tuple[Material, ...] = ()
     timings: Mapping[str, Timing] = field(default_factory=dict)
     not_timed: Mapping[str, str] = field(default_factory=dict)
+    timed_on: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON records as the hook `qntz_report` gets them: by stage, and under "engines" by engine and stage."""

@@ -32,6 +32,7 @@ def test_sizes_that_are_asked_for() -> None:
     [
         ((17,), {}, "--batch: batch 17: the model takes 1 to 16."),
         ((), {"width": 4}, "--size: width 4: the model takes 5 to 9."),
+        ((8,), {"batch": 4}, "--size: batch has sizes already: --batch gives them. Leave one out."),
         ((), {"widht": 6}, "--size: no dimension 'widht'. Did you mean 'width'?"),
     ],
 )

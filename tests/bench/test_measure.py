@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qntz.bench import Subject, Timing, measure
+from qntz.bench.measure import _equal, _percentiles, _sqnr_db
 from qntz.bench.subject import BACKEND
 from qntz.config import EngineConfig
 
@@ -71,6 +72,29 @@ def rows(count: int) -> dict[str, np.ndarray]:
     return {"x": np.linspace(1, 2, 3 * count, dtype=np.float32).reshape(count, 3)}
 
 
+def test_memory_is_its_own(project: Path) -> None:
+    held = np.ones(1 << 27)  # 1 GiB of this process
+    ((timing,), _) = measure([subject(project, "quick")], {"two": rows(2)}, seconds=0.02, rounds=1)
+    assert held[-1] == 1
+    assert timing.memory < 1 << 29
+
+
+def test_each_round_weighs_the_same() -> None:
+    fast, slow = np.full(100, 1.0), np.full(5, 20.0)
+    assert _percentiles([fast, slow, slow, slow, slow]) == [20.0, 20.0, 20.0]
+    assert _percentiles([np.arange(1.0, 101.0)]) == [50.0, 90.0, 99.0]
+
+
+def test_outputs_of_each_kind_are_compared() -> None:
+    right = {"y": np.array([1.0, 2.0], np.float32), "best": np.array([3, 4, 5, 6]), "z": np.array([1 + 1j, 2 - 2j])}
+    wrong = {**right, "best": np.array([3, 4, 5, 0])}
+    assert (_sqnr_db(right, right), _equal(right, right)) == (math.inf, 1.0)
+    assert (_sqnr_db(wrong, right), _equal(wrong, right)) == (math.inf, 0.75)
+    assert _sqnr_db({**right, "z": np.array([1 + 1j, 2 + 2j])}, right) == pytest.approx(10 * math.log10(10 / 16))
+    for other in (np.array([1.0, np.nan], np.float32), np.array([1, 2]), np.array([1.0], np.float32)):
+        assert _sqnr_db({**right, "y": other}, right) == -math.inf
+
+
 def test_each_has_its_turns_and_is_held_against_the_first(project: Path) -> None:
     subjects = [subject(project, kind) for kind in ("quick", "slow", "off", "other")]
     timings, refused = measure(subjects, {"one": rows(1), "four": rows(4)}, seconds=0.2, rounds=2)
@@ -97,7 +121,7 @@ def test_each_has_its_turns_and_is_held_against_the_first(project: Path) -> None
     assert slow.sqnr_db == math.inf
     assert off.sqnr_db == pytest.approx(40, abs=0.1)  # a hundredth of the amplitude
     assert other.sqnr_db == -math.inf
-    assert quick.memory > 20 << 20
+    assert 20 << 20 < quick.memory < 1 << 30
     assert quick.gpu_memory is None or quick.gpu_memory >= 0
 
 

@@ -45,6 +45,17 @@ def test_inputs_that_a_model_refuses() -> None:
         TorchRunner(torch.nn.Linear(5, 3), ("input",)).run({"input": np.zeros((2, 4), np.float32)})
 
 
+def test_a_session_that_is_not_where_it_was_asked_for(tmp_path: Path) -> None:
+    import onnxruntime
+
+    from qntz.ort import SessionRunner
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("ONNX Runtime has CUDA here")
+    with pytest.raises(BackendError, match="ONNX Runtime does not run on cuda: it takes CPUExecutionProvider"):
+        SessionRunner(linear(tmp_path), device="cuda")
+
+
 @pytest.mark.slow
 def test_compiled_it_computes_the_same() -> None:
     x = RNG.normal(size=(4, 5)).astype(np.float32)

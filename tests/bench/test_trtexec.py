@@ -79,3 +79,8 @@ def test_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("PATH", str(tmp_path))
     assert trtexec.program("tensorrt") is None
     assert trtexec.program("onnxruntime") is None
+
+
+def test_a_second_is_the_least_that_it_measures(on_path) -> None:
+    on_path("trtexec", f"cat <<'END'\n{SUMMARY}END")
+    assert trtexec.run(subject(), INPUTS, 0.2).runs == 480

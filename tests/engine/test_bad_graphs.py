@@ -16,7 +16,7 @@ from qntz.config import EngineConfig
 from qntz.errors import QntzError
 from qntz.progress import Silent
 from qntz.records import TensorSpec
-from tests.pipeline.bad_graphs import BYTES, DOUBLES, GRAPHS, PRODUCT, model, product, quantized, scaled
+from tests.pipeline.bad_graphs import BYTES, DOUBLES, GRAPHS, PRODUCT, W, model, product, quantized, scaled
 
 trt = pytest.importorskip("tensorrt_rtx")
 SPEC = TensorSpec("x", "float32", (1, 16), (8, 16), (32, 16))
@@ -38,6 +38,24 @@ def test_it_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
     assert "\n" not in line
 
 
+MASKED = np.array([0, -np.inf, 0], np.float32)
+
+
+def fed(made: onnx.ModelProto) -> onnx.ModelProto:
+    """With its weights among the inputs, as IR 3 has them."""
+    for tensor in made.graph.initializer:
+        made.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return made
+
+
+def test_what_crashes_the_parser_is_refused_before(tmp_path: Path) -> None:
+    with pytest.raises(QntzError, match="is not valid ONNX: .*output size 0"):
+        build(
+            tmp_path / "bad.onnx", model([PRODUCT, onnx.helper.make_node("Relu", ["x"], [])], w=W).SerializeToString()
+        )
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "good",
     [
@@ -47,8 +65,25 @@ def test_it_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
         quantized(TensorProto.INT8),
         scaled(k=np.float32(np.inf)),  # no weight of a product: a mask has it
         model([onnx.helper.make_node("Cast", ["wide"], ["w"], to=TensorProto.FLOAT), PRODUCT], wide=DOUBLES),
+        model(
+            [
+                onnx.helper.make_node("Identity", ["wide"], ["moved"]),
+                onnx.helper.make_node("Cast", ["moved"], ["w"], to=TensorProto.FLOAT),
+                PRODUCT,
+            ],
+            wide=DOUBLES,
+        ),
+        scaled(k=np.float32(np.finfo(np.float32).min)),
+        model([onnx.helper.make_node("Gemm", ["x", "w", "b"], ["y"])], w=W, b=MASKED),
+        model([onnx.helper.make_node("Gelu", ["x"], ["g"]), onnx.helper.make_node("MatMul", ["g", "w"], ["y"])], w=W),
+        fed(product(opset=9, ir=3)),
+        fed(product(np.ones((16, 3), np.float32).repeat(1500, 0)[:16], opset=9, ir=3)),
     ],
-    ids=["product", "opset 9", "opset 25", "int8", "infinite mask", "float64 that is only cast"],
+    ids=[
+        *("product", "opset 9", "opset 25", "int8", "infinite mask", "float64 that is only cast"),
+        *("float64 that is moved and cast", "least float32", "bias of minus infinity", "operator of a later opset"),
+        *("weights as inputs", "more weights as inputs"),
+    ],
 )
 def test_what_means_what_it_says_is_built(tmp_path: Path, good: onnx.ModelProto) -> None:
     assert build(tmp_path / "good.onnx", good.SerializeToString())

@@ -39,6 +39,10 @@ class Driver:
         value._obj.value = {75: 12, 76: 0}[attribute]
         return 0
 
+    def cuDeviceGetPCIBusId(self, place: ctypes.Array, size: int, handle: ctypes.c_int) -> int:
+        place.value = f"0000:{handle.value - 40:02}:00.0".encode()
+        return 0
+
     def cuDeviceGetName(self, name: ctypes.Array, size: int, handle: ctypes.c_int) -> int:
         name.value = b"NVIDIA L4"
         return 0
@@ -199,8 +203,8 @@ class Management:
     def nvmlInit_v2(self) -> int:
         return 0
 
-    def nvmlDeviceGetHandleByIndex_v2(self, index: int, handle: ctypes._CData) -> int:
-        handle._obj.value = 90 + index
+    def nvmlDeviceGetHandleByPciBusId_v2(self, place: ctypes.Array, handle: ctypes._CData) -> int:
+        handle._obj.value = 90 + int(place.value[5:7])
         return 0
 
     def nvmlDeviceGetMemoryInfo(self, handle: ctypes.c_void_p, told: ctypes._CData) -> int:
@@ -212,6 +216,7 @@ class Management:
 
 def test_the_memory_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "_management_library", Management)
+    monkeypatch.setattr(cuda, "_driver", Driver)
     assert cuda.used_memory() == 3 << 30
     assert cuda.used_memory(1) is None
     monkeypatch.setattr(cuda, "_management_library", lambda: None)

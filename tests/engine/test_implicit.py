@@ -193,6 +193,32 @@ def test_what_is_no_pair_is_refused(bench: Bench, tmp_path: Path) -> None:  # no
 
 
 @ten
+@pytest.mark.parametrize(
+    ("scales", "told"),
+    [
+        ((np.float32(0.5), np.float32(2)), "'x' is quantized by two scales"),
+        ((np.full(5, 0.5, np.float32), np.full(5, 0.5, np.float32)), "rounded0, widened0, rounded1"),
+    ],
+)
+def test_what_a_cache_cannot_hold_is_refused(bench: Bench, tmp_path: Path, scales: tuple, told: str) -> None:  # noqa: F811
+    nodes, weights = [], {}
+    for index, scale in enumerate(scales):
+        axis = {"axis": 1} if scale.ndim else {}
+        named = [f"s{index}", f"z{index}"]
+        nodes += [
+            helper.make_node("QuantizeLinear", ["x", *named], [f"q{index}"], name=f"rounded{index}", **axis),
+            helper.make_node("DequantizeLinear", [f"q{index}", *named], [f"d{index}"], name=f"widened{index}", **axis),
+        ]
+        weights |= {f"s{index}": scale, f"z{index}": np.zeros(scale.shape, np.int8)}
+    nodes.append(helper.make_node("Add", ["d0", "d1"], ["y"]))
+    path = saved(tmp_path / "quantized.onnx", nodes, [info("x", (2, 5))], [info("y", (2, 5))], **weights)
+    (tmp_path / "calibration.cache").write_text("TRT-101600-EntropyCalibration2\nx: 40000000\n")
+    with pytest.raises(BackendError) as caught:
+        bench.backend.build(path, [TensorSpec("x", "float32", (2, 5), (2, 5), (2, 5))], CONFIG, Silent())
+    assert told in str(caught.value)
+
+
+@ten
 def test_an_asymmetric_pair_is_refused(bench: Bench, graphs: Graphs, methods: dict, tmp_path: Path) -> None:  # noqa: F811
     one = made(graphs, methods, tmp_path, "mlp")
     model = onnx.load(one.path)

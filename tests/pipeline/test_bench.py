@@ -66,7 +66,9 @@ def test_engines_are_timed_beside_other_runtimes(three: Project) -> None:
         (("digits-int8", "--batch", "0"), 2, "'0' is no list of sizes, 1,8,32"),
         (("digits-int8", "--size", "height=9"), 2, "--size: no dimension 'height'."),
         (("digits-int8", "--runtimes", "eager,ort"), 2, "'ort' is no runtime."),
-        (("digits-int8", "--seconds", "0"), 2, "--seconds: 0.0 is too little."),
+        (("digits-int8", "--seconds", "0"), 2, "--seconds: 0.0 is no measure."),
+        (("digits-int8", "--seconds", "inf"), 2, "--seconds: inf is no measure."),
+        (("digits-int8", "--runtimes", "trtexec"), 2, "tensorrt_rtx (program): digits-int8: no CUDA GPU"),
         (("digits-int8", "--device", "cuda"), 2, "--device: PyTorch has no GPU here."),
         (
             ("digits-int8", "--runtimes", "engine"),
@@ -85,6 +87,26 @@ def test_what_cannot_be_timed(three: Project, arguments: tuple[str, ...], code: 
     assert done.returncode == code
     assert text in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_an_engine_that_is_another_is_not_timed(three: Project) -> None:
+    folder = three.path / "build/models/digits/engines"
+    plan = folder / "digits-fp32/model.engine"
+    kept = plan.read_bytes()
+    plan.unlink()
+    plan.write_bytes((folder / "digits-ort8/model.engine").read_bytes())
+    try:
+        done = three.run("qntz", "bench", "digits-fp32")
+    finally:
+        plan.unlink()
+        plan.write_bytes(kept)
+    assert done.returncode == 1
+    assert "is not the engine that engine.json describes. Run `dvc repro engine@digits-fp32`." in done.stderr
+    three.params(params({}).replace("use: onnxruntime", "use: tensorrt_rtx", 1))
+    done = three.run("qntz", "bench", "digits-fp32")
+    three.params(params({}))
+    assert done.returncode == 1
+    assert "was built of other settings than params.yaml has now. Run `dvc repro engine@digits-fp32`." in done.stderr
 
 
 def test_an_engine_that_is_not_built(three: Project) -> None:

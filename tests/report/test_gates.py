@@ -78,6 +78,14 @@ def test_an_engine_that_did_not_run_is_judged_by_its_graph_and_told_so(paths):
 def test_a_baseline_is_not_held_against_itself(run):
     found = gates(run, {"*": GateConfig(baseline="digits-fp32", bytes_ratio=0.6)})
     assert [one.engine for one in found] == ["digits-int8"]
+    found = gates(run, {"*": GateConfig(baseline="digits-fp32", bytes_ratio=0.6, sqnr_db=10)})
+    assert [(one.engine, "bytes" in one.asked) for one in found] == [
+        ("digits-fp32", False),
+        ("digits-int8", False),
+        ("digits-int8", True),
+    ]
+    with pytest.raises(ConfigError, match="report.gates.digits-fp32: asks nothing of the engines that it matches"):
+        gates(run, {"digits-fp32": GateConfig(baseline="digits-fp32", bytes_ratio=0.6)})
 
 
 def test_the_table(run):

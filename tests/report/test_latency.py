@@ -26,7 +26,7 @@ LARGER = (
     Timing("int8", "batch 10", 10, 90, 10.0, 12.0, 20.0, 1000.0, rounds=(10.0,)),
 )
 TOLD = {
-    "gpu": None, "cpu": "a CPU", "cores": 2, "inputs": "test data", "versions": {"torch": "2.13.0"},
+    "machine": "a CPU", "cores": 2, "inputs": "test data", "versions": {"torch": "2.13.0"},
     "not_run": [{"subject": "int8 (tensorrt_rtx)", "why": "no CUDA GPU on this machine"}],
 }  # fmt: skip
 
