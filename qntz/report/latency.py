@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import SubElement, tostring
 
@@ -84,17 +84,24 @@ def _measured(table: Table) -> Table:
     return Table(table.caption, tuple(table.columns[at] for at in kept), rows, table.empty)
 
 
-def latency_charts(timings: Sequence[Timing], wide: int, narrow: int) -> list[charts.Chart]:
+def latency_charts(timings: Sequence[Timing], wide: int, narrow: int, order: Sequence[str] = ()) -> list[charts.Chart]:
     """A chart for each set of inputs: the median as a bar, with a line from it to the 99th percentile and a tick at the
-    90th; what lies far out is cut at the edge, and stands in figures."""
+    90th; what lies far out is cut at the edge, and stands in figures.
+
+    Args:
+        order: the names by whose places the colours go, as in other charts of a page; none: the order of the timings.
+    """
+    places = {name: place for place, name in enumerate(order or dict.fromkeys(one.subject for one in timings))}
     pairs = []
     for place, (name, rows) in enumerate(by_inputs(timings).items()):
         title = f"Latency, {name}"
-        pairs.append(charts.Chart(title, *(_bars(rows, f"latency-{place}-{w}", w, title) for w in (wide, narrow))))
+        pairs.append(
+            charts.Chart(title, *(_bars(rows, f"latency-{place}-{w}", w, title, places) for w in (wide, narrow)))
+        )
     return pairs
 
 
-def _bars(rows: Sequence[Timing], key: str, width: int, title: str) -> str:
+def _bars(rows: Sequence[Timing], key: str, width: int, title: str, places: Mapping[str, int]) -> str:
     left = min(max(len(row.subject) for row in rows) * LETTER + 12, width * LONGEST_NAME // 100)
     right = width - (VALUE if width > 600 else 66)
     bottom = TOP + ROW * len(rows)
@@ -109,7 +116,7 @@ def _bars(rows: Sequence[Timing], key: str, width: int, title: str) -> str:
         svg.line(drawn, across(tick), TOP, across(tick), bottom, "grid")
         svg.text(drawn, across(tick), bottom + 16, f"{tick:g}", "middle")
     for place, row in enumerate(rows):
-        y, (kind, _) = TOP + ROW * place + ROW / 2, charts.style_of(place)
+        y, (kind, _) = TOP + ROW * place + ROW / 2, charts.style_of(places[row.subject])
         svg.text(drawn, left - 8, y + 4, charts.shortened(row.subject, (left - 12) // LETTER), "end", "name")
         ends = {"x": svg.fixed(left), "y": svg.fixed(y - 6), "width": svg.fixed(across(row.median_ms) - left)}
         SubElement(drawn, "rect", {**ends, "height": "12", "rx": "2", "class": f"bar {kind}"})

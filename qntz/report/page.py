@@ -84,7 +84,9 @@ def _view(run: Run, rows: Sequence[Provided], config: ReportConfig) -> dict[str,
         "gates": page_table(asked),
         "latency": engines_table(run),
         "timed_on": run.timed_on,
-        "latency_charts": latency_charts(list(run.timings.values()), WIDE, NARROW),
+        "latency_charts": latency_charts(
+            list(run.timings.values()), WIDE, NARROW, [engine.name for engine in run.engines]
+        ),
         "layer_chart": _layer_chart(run),
         "error_chart": _error_chart(run),
         "worst_layers": [(engine.name, tables.worst_layers(engine, config.layers)) for engine in run.engines],

@@ -47,6 +47,11 @@ def test_a_bar_is_as_long_as_its_median() -> None:
     assert max(across) < 1000 - 100
 
 
+def test_an_engine_has_one_colour_on_the_page() -> None:
+    (chart,) = latency_charts([EAGER, ENGINE], 1000, 330, ["other", "int8", "eager"])
+    assert [bar["class"] for bar in shapes(chart.wide, "rect")] == ["bar s2", "bar s1"]
+
+
 def test_throughput_is_drawn_over_the_batch_sizes() -> None:
     assert throughput_chart([EAGER, ENGINE], 1000, 330) is None
     chart = throughput_chart([EAGER, ENGINE, *LARGER], 1000, 330)
