@@ -9,6 +9,7 @@ import yaml
 
 from tests.pipeline.conftest import Project
 
+pytestmark = pytest.mark.slow
 ENGINES = {
     "digits-int8": {"model": "digits", "quantize": {"use": "int8"}},
     "digits-fp32": {"model": "digits", "engine": {"use": "onnxruntime"}},
