@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qntz.columns import aligned
-from qntz.errors import ArtifactError, ConfigError, ParityError, UsageError, did_you_mean
+from qntz.errors import ArtifactError, ParityError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from qntz.artifacts import EnginePaths, ModelPaths
@@ -122,23 +122,17 @@ def _entries(root: Path, names: Sequence[str]) -> list[_Entry]:
     from qntz.artifacts import ModelPaths
     from qntz.compose import compose
     from qntz.config import ModelConfig, build
-    from qntz.runtimes import engine_config
 
     result = compose(root)
     found: list[_Entry] = []
     for name in dict.fromkeys(names):
-        if ("engines", name) in result.errors:
-            raise result.errors["engines", name]
-        if name not in result.engines:
-            raise ConfigError(f"no engine {name!r}", where="params.yaml", do=did_you_mean(name, list(result.engines)))
-        composed = result.engines[name]
+        composed = result.engine(name)
         files = ModelPaths(root, composed["model_name"])
         for path in (files.engine(name).plan, files.engine(name).engine_json, files.engine(name).quantized):
             if not path.is_file():
                 raise ArtifactError("is missing", where=str(path), do=f"Run `dvc repro engine@{name}`.")
         model = build(ModelConfig, composed["model"], "model")
-        _require_current(files.engine(name), composed)
-        found.append(_Entry(name, model, engine_config(files.engine(name).engine_json), files))
+        found.append(_Entry(name, model, _current(files.engine(name), composed), files))
     models = {entry.files.model: entry.name for entry in found}
     if len(models) > 1:
         why = ", ".join(f"{engine} is of {model}" for model, engine in models.items())
@@ -146,8 +140,9 @@ def _entries(root: Path, names: Sequence[str]) -> list[_Entry]:
     return found
 
 
-def _require_current(files: EnginePaths, composed: Mapping[str, Any]) -> None:
-    """Raises ArtifactError where the engine is not the one that its record tells of, or params.yaml asks for."""
+def _current(files: EnginePaths, composed: Mapping[str, Any]) -> EngineConfig:
+    """What the engine was built with; raises ArtifactError where it is not the one that its record tells of, or that
+    params.yaml asks for."""
     from qntz.artifacts import digest_file, read_json
     from qntz.config import EngineConfig, build
     from qntz.runtimes import engine_config
@@ -156,8 +151,10 @@ def _require_current(files: EnginePaths, composed: Mapping[str, Any]) -> None:
     if record.get("plan_sha256") != digest_file(files.plan):
         raise ArtifactError("is not the engine that engine.json describes", where=str(files.plan), do=do)
     asked = build(EngineConfig, composed["engine"], "engine"), composed["quantize"]["precision"]
-    if (engine_config(files.engine_json), record.get("precision")) != asked:
+    config = engine_config(files.engine_json)
+    if (config, record.get("precision")) != asked:
         raise ArtifactError("was built of other settings than params.yaml has now", where=str(files.plan), do=do)
+    return config
 
 
 def _subjects(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qntz.columns import aligned
-from qntz.errors import ArtifactError, ConfigError, did_you_mean, one_line
+from qntz.errors import ArtifactError, one_line
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 SAME_DB = 0.5  # layers whose SQNR differs by less are not listed
@@ -77,12 +77,7 @@ def _read(root: Path, name: str) -> _Engine:
     from qntz.artifacts import ModelPaths
     from qntz.compose import compose
 
-    result = compose(root)
-    if ("engines", name) in result.errors:
-        raise result.errors["engines", name]
-    if name not in result.engines:
-        raise ConfigError(f"no engine {name!r}", where="params.yaml", do=did_you_mean(name, list(result.engines)))
-    files = ModelPaths(root, result.engines[name]["model_name"]).engine(name)
+    files = ModelPaths(root, compose(root).engine(name)["model_name"]).engine(name)
     engine = _record(files.engine_json, name, ("backend", "version", "target", "precision", "bytes", "plan_sha256"))
     for key, kind in (("options", dict), ("inputs", list), ("outputs", list), ("made_from", dict)):
         if not isinstance(engine.get(key), kind):

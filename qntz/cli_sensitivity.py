@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qntz.columns import aligned
-from qntz.errors import ArtifactError, ConfigError, QuantizeError, UsageError, did_you_mean
+from qntz.errors import ArtifactError, ConfigError, QuantizeError, UsageError
 
 if TYPE_CHECKING:
     from qntz.quantize.auto import Judge
@@ -83,12 +83,7 @@ def _engine(root: Path, name: str) -> tuple[Any, Mapping[str, Any], Any]:
     from qntz.config import granted
     from qntz.quantize.formats import FORMATS
 
-    result = compose(root)
-    if ("engines", name) in result.errors:
-        raise result.errors["engines", name]
-    if name not in result.engines:
-        raise ConfigError(f"no engine {name!r}", where="params.yaml", do=did_you_mean(name, list(result.engines)))
-    composed = result.engines[name]
+    composed = compose(root).engine(name)
     config = granted("quantize", composed)
     if config.quantize.precision not in FORMATS:
         what = f"it is {config.quantize.precision}, of which no layer is quantized"

@@ -39,6 +39,15 @@ class Composition:
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     engines: dict[str, dict[str, Any]] = field(default_factory=dict)
     errors: dict[tuple[str, str], QntzError] = field(default_factory=dict)
+
+    def engine(self, name: str) -> dict[str, Any]:
+        """An engine's composed file; raises its own ConfigError, or one with the nearest name where there is none."""
+        if ("engines", name) in self.errors:
+            raise self.errors["engines", name]
+        if name not in self.engines:
+            raise ConfigError(f"no engine {name!r}", where="params.yaml", do=did_you_mean(name, list(self.engines)))
+        return self.engines[name]
+
     written: list[Path] = field(default_factory=list)
 
     @property
