@@ -8,18 +8,27 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # a build without a terminal should not page, colour or phone home
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test test-slow lint format docs bench-calibrate bench-capture bench-check bench-engines bench-pipeline bench-quantize bench-routes clean
+.PHONY: repro test test-slow lint format docs bench-calibrate bench-capture bench-check bench-engines bench-fleet bench-overhead bench-pipeline bench-quantize bench-routes clean mutations reproduce soak
 
 repro: $(READY)  ## build every engine of params.yaml and print what they are worth
-	python -m stages.mend_lock
-	dvc repro --keep-going
+	qntz repro --keep-going
 	dvc metrics show
 
 test: $(READY)  ## the test suite, at most eight minutes on two cores
 	python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST)
 
 test-slow: $(READY)  ## kills, mutations, whole pipelines
-	python -m pytest -n $(WORKERS) --dist loadfile -m slow $(PYTEST)
+	python -m pytest -n $(WORKERS) --dist loadfile -m "slow and not soak" $(PYTEST)
+
+reproduce: $(READY)  ## the default set in two clones that differ in all that must not matter: the same bytes
+	python -m tests.pipeline.reproduce
+
+mutations: $(READY)  ## each input of each stage changed, one at a time: what reran, what had to, as a table
+	python -m tests.mutation.harness --repro 30
+
+soak: $(READY)  ## a hundred kills of `dvc repro` at random moments and the same digests, and the longest tests
+	python -m tests.pipeline.soak
+	python -m pytest -n $(WORKERS) -m soak $(PYTEST)
 
 lint: $(READY)
 	ruff check .
@@ -50,6 +59,12 @@ bench-routes: $(READY)  ## capture by auto beside torch's own ways to ONNX, over
 
 bench-engines: $(READY)  ## engines beside those of a bare builder script, with the same options: seconds and bytes
 	python -m benchmarks.engines
+
+bench-fleet: $(READY)  ## 5, 20 and 100 models: what DVC costs beside the stages, one after the other and side by side
+	python -m benchmarks.fleet
+
+bench-overhead: $(READY)  ## a `dvc repro` in which nothing changed, for 1, 10, 30 and 100 models
+	python -m benchmarks.overhead
 
 bench-pipeline: $(READY)  ## a cold `dvc repro` of one engine beside one plain script that does the same
 	python -m benchmarks.pipeline

@@ -44,9 +44,8 @@ def configured(name: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor], lis
     """A model of conf/ with its example and probes."""
     composed = compose_entry(ROOT / "conf", {"model": name}, [], {})
     config = granted("check", {**composed, "inputs": {}})
-    module = load_model(
-        config.model.factory, config.model.weights, config.model.torchscript or config.model.program, ROOT
-    )
+    model = config.model
+    module = load_model(model.factory, model.weights, model.torchscript or model.program, ROOT, model.trusted)
     probes = probes_for(config.model.probes, config.model.inputs, config.model.dims, ROOT)
     order = in_order(module, list(config.model.inputs))
     example, *further = [{name: torch.from_numpy(probe[name]) for name in order} for probe in probes]

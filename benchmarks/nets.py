@@ -71,7 +71,7 @@ EPOCHS = {"conv": 15, "vit": 60}
 
 def digits(part: str) -> tuple[np.ndarray, np.ndarray]:
     """The images of "train" or "test", float32 [n, 1, 32, 32], -1..1, and their classes, int64 [n]."""
-    with np.load(DATA / f"{part}.npz") as arrays:
+    with np.load(DATA / f"{part}.npz", allow_pickle=False) as arrays:
         image = torch.from_numpy(arrays["image"])
         large = F.interpolate(image, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
         return (2 * large - 1).numpy(), arrays["target"].astype(np.int64)

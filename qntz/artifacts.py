@@ -53,6 +53,10 @@ class ModelPaths:
     def plots(self) -> Path:
         return self.root / BUILD / "reports" / f"{self.model}.csv"
 
+    @property
+    def timings(self) -> Path:
+        return self.root / BUILD / "reports" / f"{self.model}.json"
+
     def engine(self, engine: str) -> EnginePaths:
         return EnginePaths(self, engine)
 
@@ -109,10 +113,33 @@ def composed_path(root: Path, kind: str, name: str) -> Path:
     return root / BUILD / "config" / kind / f"{name}.yaml"
 
 
+def require_inside(root: Path, *folders: Path) -> None:
+    """Raises ArtifactError for a folder of artifacts that a link leads out of build/."""
+    build = (root / BUILD).resolve()
+    for folder in folders:
+        if not folder.resolve().is_relative_to(build):
+            why, do = f"to {folder.resolve()}", "Remove the link that it stands behind."
+            raise ArtifactError(f"leads out of {BUILD}/", where=str(folder), why=why, do=do)
+
+
 _UNWRITABLE = {
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR")
 }
+
+
+def is_being_written(temporary: Path) -> bool:
+    """Whether a temporary file of `replacing` belongs to a process that lives."""
+    number = temporary.name.removesuffix(".tmp").rpartition(".")[2]
+    if not number.isdigit():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no process has such a number
+        return len(number) < 10
+    return True
 
 
 @contextlib.contextmanager
@@ -129,8 +156,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with telling(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
-                left.unlink()
+            for left in path.parent.glob(f".{path.name}.*.tmp"):
+                if not is_being_written(left):  # of a process that was killed
+                    left.unlink(missing_ok=True)
         yield temporary
         with telling(path):
             os.replace(temporary, path)
@@ -152,7 +180,8 @@ def telling(path: Path) -> Iterator[None]:
 
 def _unwritable(path: Path, number: int) -> ArtifactError:
     do = "Free space or give permission, and run again; nothing that was there is lost."
-    return ArtifactError("cannot be written", where=str(path), why=os.strerror(number), do=do)
+    inside = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return ArtifactError("cannot be written", where=str(inside), why=os.strerror(number), do=do)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

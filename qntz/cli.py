@@ -1,5 +1,4 @@
-"""The command line: `qntz check TARGET`, `qntz rule CODE`, `qntz plugins`, `qntz sensitivity ENGINE`,
-`qntz inspect ENGINE`, `qntz bench ENGINE` and `qntz ranges FILE`."""
+"""The command line: `qntz check` and `qntz rule` here, each further command in its own module `qntz.cli_<command>`."""
 
 from __future__ import annotations
 
@@ -12,7 +11,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qntz import cli_bench, cli_inspect, cli_plugins, cli_ranges, cli_sensitivity
+from qntz import (
+    cli_bench,
+    cli_doctor,
+    cli_init,
+    cli_inspect,
+    cli_pipelines,
+    cli_plugins,
+    cli_ranges,
+    cli_report,
+    cli_repro,
+    cli_sensitivity,
+    cli_status,
+    cli_targets,
+    cli_why,
+)
 from qntz.config import METHODS
 from qntz.errors import CheckError, ConfigError, QntzError, UsageError, did_you_mean, one_line
 from qntz.guard import guarded
@@ -21,6 +34,21 @@ if TYPE_CHECKING:
     from qntz.plugins import Plugins
     from qntz.records import Rule
 
+FURTHER = (
+    cli_init,
+    cli_doctor,
+    cli_status,
+    cli_why,
+    cli_repro,
+    cli_pipelines,
+    cli_targets,
+    cli_report,
+    cli_inspect,
+    cli_bench,
+    cli_sensitivity,
+    cli_ranges,
+    cli_plugins,
+)
 FORMATS = ("text", "json", "sarif", "github")
 GIB = 2**30
 LIMITS = {"seconds": "--seconds", "memory": "--memory-gib"}
@@ -28,7 +56,13 @@ LIMITS = {"seconds": "--seconds", "memory": "--memory-gib"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0, 1 for findings at error level or a failure, 2 for wrong usage."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    passed_on: list[str] = []
+    if given[:1] == ["repro"] and "--" in given:  # argparse would mix the options of DVC with its own
+        at = given.index("--")
+        given, passed_on = given[:at], given[at + 1 :]
+    options = _parser().parse_args(given)
+    options.passed_on = passed_on
     try:
         code = int(options.run(options))
         sys.stdout.flush()
@@ -45,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="qntz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="qntz", description="PyTorch models to TensorRT engines.")
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="find what stands in the way of capturing a model")
     check.add_argument("target", help="a model of conf/, or a module of Python: pkg/net.py:Net, pkg.net:Net")
@@ -60,11 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     rule = commands.add_parser("rule", help="explain a rule, by its code or its slug")
     rule.add_argument("rule", help="QZ012, or captured-device")
     rule.set_defaults(run=_rule)
-    cli_plugins.add_parser(commands)
-    cli_sensitivity.add_parser(commands)
-    cli_bench.add_parser(commands)
-    cli_inspect.add_parser(commands)
-    cli_ranges.add_parser(commands)
+    for module in FURTHER:
+        module.add_parser(commands)
     return parser
 
 
@@ -120,10 +151,10 @@ def _rules(plugins: Plugins) -> list[Rule]:
 
 
 def _of_conf(options: argparse.Namespace, root: Path) -> Callable[[Callable[[], None]], Any]:
-    from qntz.compose import compose
+    from qntz.compose import composed_entries
     from qntz.config import granted
 
-    result = compose(root)
+    result = composed_entries(root)
     name = options.target
     if ("models", name) in result.errors:
         raise result.errors["models", name]

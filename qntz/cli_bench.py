@@ -120,10 +120,10 @@ class _Entry:
 
 def _entries(root: Path, names: Sequence[str]) -> list[_Entry]:
     from qntz.artifacts import ModelPaths
-    from qntz.compose import compose
+    from qntz.compose import composed_entries
     from qntz.config import ModelConfig, build
 
-    result = compose(root)
+    result = composed_entries(root)
     found: list[_Entry] = []
     for name in dict.fromkeys(names):
         composed = result.engine(name)
@@ -166,7 +166,7 @@ def _subjects(
     asked, model, files = options.runtimes, entries[0].model, entries[0].files
     device = _device(options.device) if {"eager", "compile", "torchscript"} & set(asked) else "cpu"
     on = "" if device == "cpu" else f" ({device})"
-    loaded = {"factory": model.factory, "weights": model.weights, "saved": model.saved}
+    loaded = {"factory": model.factory, "weights": model.weights, "saved": model.saved, "trusted": model.trusted}
     torch_s = {"root": root, "order": tuple(model.inputs), "device": device}
     ort_device = _ort_device(options.device)
     found: list[Subject] = []

@@ -75,9 +75,9 @@ class _Engine:
 def _read(root: Path, name: str) -> _Engine:
     """The records of an engine of params.yaml, as it is composed now."""
     from qntz.artifacts import ModelPaths
-    from qntz.compose import compose
+    from qntz.compose import composed_entries
 
-    files = ModelPaths(root, compose(root).engine(name)["model_name"]).engine(name)
+    files = ModelPaths(root, composed_entries(root).engine(name)["model_name"]).engine(name)
     engine = _record(files.engine_json, name, ("backend", "version", "target", "precision", "bytes", "plan_sha256"))
     for key, kind in (("options", dict), ("inputs", list), ("outputs", list), ("made_from", dict)):
         if not isinstance(engine.get(key), kind):

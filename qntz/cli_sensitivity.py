@@ -79,11 +79,11 @@ def run(options: argparse.Namespace) -> int:
 def _engine(root: Path, name: str) -> tuple[Any, Mapping[str, Any], Any]:
     """The engine's configuration, its composed file, and the paths of its artifacts."""
     from qntz.artifacts import ModelPaths
-    from qntz.compose import compose
+    from qntz.compose import composed_entries
     from qntz.config import granted
     from qntz.quantize.formats import FORMATS
 
-    composed = compose(root).engine(name)
+    composed = composed_entries(root).engine(name)
     config = granted("quantize", composed)
     if config.quantize.precision not in FORMATS:
         what = f"it is {config.quantize.precision}, of which no layer is quantized"

@@ -10,23 +10,29 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from qntz import __version__
-from qntz.artifacts import BUILD, composed_path, digest_file, write_bytes, write_text
-from qntz.config import ENGINE_STAGES, MODEL_STAGES, NAME, READS, STAGES, QuantizeConfig, build
+from qntz import __version__, parts
+from qntz.artifacts import BUILD, composed_path, digest_file, is_being_written, require_inside, write_bytes, write_text
+from qntz.config import ENGINE_STAGES, MODEL_STAGES, NAME, READS, STAGES, VARIABLE, QuantizeConfig, build
 from qntz.errors import ConfigError, QntzError, did_you_mean, one_line
 from qntz.fingerprint import Fingerprints, Memo, digest
+from qntz.pipelines import is_split
+from qntz.redact import secret_in
+from qntz.trust import require_trusted
+from qntz.watch import WATCHED, Watched, as_text, files_in
 
 CONF = "conf"
 PARAMS = "params.yaml"
 MEMO = BUILD / "memo" / "compose.json"
+FLEET = BUILD / "config" / "fleet.yaml"
 KINDS = ("models", "engines")
+WRITTEN = ("config/models", "config/engines", "memo", "bench", "sensitivity", "timing-cache")  # what no stage looks at
 EXAMPLES = {"models": "models: {digits: {}}", "engines": "engines: {digits-fp16: {model: digits}}"}
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -49,6 +55,9 @@ class Composition:
         return self.engines[name]
 
     written: list[Path] = field(default_factory=list)
+    watched: dict[str, frozenset[Watched]] = field(default_factory=dict)
+    fleet: dict[str, Any] | None = None
+    states: dict[Watched, Any] = field(default_factory=dict)
 
     @property
     def mistakes(self) -> list[QntzError]:
@@ -60,9 +69,18 @@ def compose(root: Path) -> Composition:
     """Composes everything and writes what changed under build/config; removes the files of entries that are gone.
 
     Raises:
-        ConfigError: params.yaml or conf/ as a whole cannot be read. Errors of single entries are returned instead.
+        ConfigError: params.yaml or conf/ as a whole cannot be read, or a name in it is none. Errors of single entries
+            are returned instead.
     """
+    result = composed_entries(root)
+    _write(root, result)
+    return result
+
+
+def composed_entries(root: Path) -> Composition:
+    """Composes everything, and writes nothing but what it remembers, under build/memo; raises as `compose` does."""
     version = _version()
+    require_inside(root, *(root / BUILD / folder for folder in WRITTEN))
     memo = Memo.read(root / MEMO, version)
     before = memo.text(version)
     fingerprints = Fingerprints(root, memo)
@@ -82,15 +100,27 @@ def compose(root: Path) -> Composition:
                 result.errors[kind, name] = _follows(cause, composed["model_name"], f"{PARAMS}: {kind}.{name}")
                 continue
             try:
-                composed["inputs"] = {s: _inputs(fingerprints, s, composed) for s in stages}
-            except (OSError, ValueError, NotImplementedError) as error:
+                _require_trusted(fingerprints, composed["model"], f"{PARAMS}: {kind}.{name}.model.trusted")
+                composed["inputs"] = {}
+                for stage in stages:
+                    composed["inputs"][stage] = _inputs(fingerprints, stage, composed)
+                    result.watched[f"{stage}@{name}"] = fingerprints.watched()
+            except ConfigError as error:
+                del getattr(result, kind)[name]
+                result.errors[kind, name] = error
+            except (QntzError, OSError, ValueError, NotImplementedError) as error:
                 del getattr(result, kind)[name]
                 result.errors[kind, name] = ConfigError(
                     "a file that it names cannot be read", where=f"{PARAMS}: {kind}.{name}", why=one_line(error)
                 )
-    _write(root, result)
-    if memo.text(version) != before:
-        write_text(root / MEMO, memo.text(version))
+    if is_split(root):
+        result.fleet = fingerprints.stage("fleet")
+        result.watched["fleet"] = fingerprints.watched()
+    result.states = fingerprints.states
+    parts.keep(root, fingerprints.parts)
+    after = memo.text(version)
+    if after != before:
+        write_text(root / MEMO, after)
     return result
 
 
@@ -114,12 +144,6 @@ def _follows(error: QntzError, model: str, where: str) -> ConfigError:
 
 def _attempt(result: Composition, kind: str, name: str, make: Any) -> None:
     try:
-        if not NAME.fullmatch(str(name)):
-            raise ConfigError(
-                f"{name!r} is no name",
-                where=f"{PARAMS}: {kind}",
-                do="Names start with a letter, then letters, digits, _ and -.",
-            )
         getattr(result, kind)[name] = make()
     except QntzError as error:
         result.errors[kind, str(name)] = error
@@ -135,13 +159,21 @@ def _connect(result: Composition) -> None:
         )
 
 
+def _require_trusted(fingerprints: Fingerprints, model: Mapping[str, Any], where: str) -> None:
+    for key in ("torchscript", "program"):
+        file = model[key]
+        if file and (fingerprints.root / file).is_file():  # where it is missing, the stage that loads it says so
+            require_trusted(key, file, fingerprints.content(fingerprints.root / file), model["trusted"], where)
+
+
 def _inputs(fingerprints: Fingerprints, stage: str, composed: Mapping[str, Any]) -> dict[str, Any]:
     reads, model = READS[stage], composed["model"]
     data = model["data"]
+    idle = [] if composed["calibrate"]["needed"] else ["calibrate"]  # then they are not read
     return fingerprints.stage(
         stage,
         model=model if "model.factory" in reads else None,
-        data=[data[key] for key in ("calibrate", "test") if f"model.data.{key}" in reads],
+        data=[data[key] for key in ("calibrate", "test") if f"model.data.{key}" in reads and key not in idle],
         files=[model["probes"]["file"]] if "model.probes" in reads else (),
         extra=model["extra_inputs"],
         # the first input decides the batch, and probes are drawn in this order
@@ -150,7 +182,8 @@ def _inputs(fingerprints: Fingerprints, stage: str, composed: Mapping[str, Any])
     )
 
 
-def _write(root: Path, result: Composition) -> None:
+def composed_files(root: Path, result: Composition) -> dict[Path, bytes]:
+    """The files under build/config that `compose` writes, by path."""
     wanted: dict[Path, dict[str, Any]] = {}
     for kind in KINDS:
         for name, composed in getattr(result, kind).items():
@@ -159,16 +192,24 @@ def _write(root: Path, result: Composition) -> None:
                 k: v for k, v in composed.items() if k not in STAGES or k in stages
             }
     for (kind, name), error in result.errors.items():
-        if NAME.fullmatch(name):
-            wanted[composed_path(root, kind, name)] = _failed(kind, name, error)
-    for kind in KINDS:
-        folder = composed_path(root, kind, "_").parent
+        wanted[composed_path(root, kind, name)] = _failed(kind, name, error)
+    if result.fleet is not None:
+        wanted[root / FLEET] = {"models": sorted(result.models), "inputs": {"fleet": result.fleet}}
+    return {
+        path: yaml.dump(composed, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True).encode()
+        for path, composed in wanted.items()
+    }
+
+
+def _write(root: Path, result: Composition) -> None:
+    wanted = composed_files(root, result)
+    for folder in (root / BUILD / "config", *(composed_path(root, kind, "_").parent for kind in KINDS)):
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
-            if path not in wanted and path.is_file():
-                path.unlink()
-    for path, composed in wanted.items():
-        data = yaml.dump(composed, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True).encode()
+        for path in folder.iterdir():  # of entries that are gone, or of an earlier version: it would stand in dvc.lock
+            if path not in wanted and path.is_file() and not is_being_written(path):
+                path.unlink(missing_ok=True)
+    wanted[root / WATCHED] = as_text(result.watched, result.states).encode()
+    for path, data in wanted.items():
         if not path.is_file() or path.read_bytes() != data:
             write_bytes(path, data)
             result.written.append(path)
@@ -251,7 +292,8 @@ def read_yaml(path: Path, shown: str) -> Any:
 
 
 def read_params(path: Path) -> dict[str, dict[str, Any]]:
-    """The entries of params.yaml, `models` and `engines`, each a mapping by name; raises ConfigError."""
+    """The entries of params.yaml, `models` and `engines`, each a mapping by name; raises ConfigError, also for what is
+    no name."""
     data = read_yaml(path, path.name)
     if not isinstance(data, Mapping):
         raise ConfigError("holds no entries", where=path.name, do="Give it `models:` and `engines:`.")
@@ -265,7 +307,21 @@ def read_params(path: Path) -> dict[str, dict[str, Any]]:
                 do=f"Name at least one, for instance {EXAMPLES[kind]}.",
             )
         entries[kind] = dict(found)
+        for name in found:
+            _require_name(name, f"{path.name}: {kind}")
+    for name, entry in entries["engines"].items():
+        if isinstance(entry, Mapping) and isinstance(entry.get("model"), str):
+            _require_name(entry["model"], f"{path.name}: engines.{name}.model")
     return entries
+
+
+def _require_name(name: Any, where: str) -> None:
+    """Raises ConfigError for what is no name: DVC puts them into paths that it removes and commands that it runs."""
+    if not NAME.fullmatch(str(name)):
+        do = "Names start with a letter, then letters, digits, _ and -."
+        raise ConfigError(f"{str(name)!r} is no name", where=where, do=do)
+    if not isinstance(name, str):
+        raise ConfigError(f"{name!r} is a {type(name).__name__}, no name", where=where, do="Put it in quotes.")
 
 
 # one entry
@@ -278,11 +334,13 @@ class _Composer:
         if not (root / CONF / "config.yaml").is_file():
             raise ConfigError("is missing", where=f"{CONF}/config.yaml", do="Run it from the project's root.")
         self.options = {g.name: sorted(p.stem for p in g.glob("*.yaml")) for g in (root / CONF).iterdir() if g.is_dir()}
+        written = [path for path in sorted(files_in(root / CONF)) if path.suffix == ".yaml"]
+        _require_within(root / CONF / "config.yaml")
         self._key = digest(
             [
-                {str(p.relative_to(root)): fingerprints.content(p) for p in sorted((root / CONF).rglob("*.yaml"))},
+                {str(path.relative_to(root)): fingerprints.content(path) for path in written},
                 fingerprints.sources(fingerprints.closure(["qntz.compose"])),
-                _environment(root),
+                _environment([*written, root / PARAMS]),
             ]
         )
         remembered = memo.values.get("entries", {})
@@ -344,10 +402,13 @@ class _Composer:
                 )
 
     def _composed(self, use: Any, layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-        key = digest(json.dumps([use, layers], default=str))  # the order of inputs means something: no sorting
+        key = digest(repr([use, layers]))  # the order of inputs means something, and so do types: 1 is not "1"
         remembered = self.memo.values["entries"]["composed"]
         if key not in remembered:
-            remembered[key] = self._remembered.get(key) or self._compose(use, layers)
+            known = self._remembered.get(key)
+            if known is None or secret_in(json.dumps(known, ensure_ascii=False)):  # told where it stands
+                known = self._compose(use, layers)
+            remembered[key] = known
         return _copied(remembered[key])
 
     def _compose(self, use: Any, layers: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
@@ -396,12 +457,19 @@ def _copied(composed: dict[str, Any]) -> dict[str, Any]:
     return {key: _copied(value) if isinstance(value, dict) else value for key, value in composed.items()}
 
 
-def _environment(root: Path) -> dict[str, str | None]:
-    """The environment variables that conf/ and params.yaml refer to."""
-    texts = [
-        p.read_text(encoding="utf-8") for p in (*sorted((root / CONF).rglob("*.yaml")), root / PARAMS) if p.is_file()
-    ]
-    if any("oc.env:" in text and re.search(r"oc\.env:\s*['\"]?\$", text) for text in texts):
+def _require_within(path: Path) -> None:
+    """Raises ConfigError where Hydra is told to look outside of conf/: nothing there is watched."""
+    written = read_yaml(path, f"{CONF}/{path.name}")
+    hydra = written.get("hydra") if isinstance(written, Mapping) else None
+    if isinstance(hydra, Mapping) and hydra.get("searchpath"):
+        do = f"Put the files into {CONF}/, or a link to their folder."
+        raise ConfigError("hydra.searchpath leads outside", where=f"{CONF}/{path.name}", do=do)
+
+
+def _environment(paths: Sequence[Path]) -> dict[str, str | None]:
+    """The environment variables that files refer to."""
+    texts = [path.read_text(encoding="utf-8") for path in paths if path.is_file()]
+    if any(re.search(r"oc\.env\s*:\s*['\"]?\$", text) for text in texts):
         return dict(os.environ)  # a name that is itself interpolated may be any
-    names = {name for text in texts for name in re.findall(r"oc\.env:\s*'?\"?(\w+)", text)}
+    names = {name for text in texts for name in VARIABLE.findall(text)}
     return {name: os.environ.get(name) for name in sorted(names)}

@@ -18,8 +18,11 @@ from typing import Any
 from qntz import targets
 from qntz.errors import BackendError, ConfigError, did_you_mean
 from qntz.records import Range, TensorSpec
+from qntz.trust import require_digest
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+VARIABLE = re.compile(r"oc\.env\s*:\s*['\"]?(\w+)")
+"""The environment variable of an interpolation, as OmegaConf reads it."""
 DTYPES = ("float32", "float16", "int32", "int64", "bool", "uint8", "int8")
 MOST_MEMORY, MOST_STREAMS = 2**40, 2**31 - 1  # bytes, more than a GPU has; what TensorRT can be told
 OPSETS = (13, 20)  # the first and the last of a configuration
@@ -169,12 +172,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model: a factory with its weights, a saved TorchScript file, or a saved exported program (.pt2); its inputs;
-    its data and metric."""
+    """A model: a factory with its weights, a saved TorchScript file, or a saved exported program (.pt2), of which
+    `trusted` is the SHA-256; its inputs; its data and metric."""
 
     factory: dict[str, Any] | None = None
     torchscript: str | None = None
     program: str | None = None
+    trusted: str | None = None
     weights: str | None = None
     inputs: dict[str, InputConfig] = field(default_factory=dict)
     dims: dict[str, DimConfig] = field(default_factory=dict)
@@ -194,6 +198,10 @@ class ModelConfig:
             raise ConfigError("no class is named", where="model.factory", do="Add `_target_: package.module.Class`.")
         if self.saved is not None and self.weights is not None:
             raise ConfigError("a saved model has its own weights", where="model.weights", do="Remove model.weights.")
+        if self.trusted is not None:
+            require_digest(self.trusted, "model.trusted")
+            if self.saved is None:
+                raise ConfigError("there is no saved model to trust", where="model.trusted", do="Remove it.")
         if not self.inputs:
             raise ConfigError(
                 "the model has no inputs", where="model.inputs", do="Name each argument of forward, in its order."
@@ -470,6 +478,9 @@ class EngineConfig:
                 where = f"engine.profiles.{index}.{name}"
                 if name not in dims:
                     raise ConfigError(f"no dimension {name!r}", where=where, do=did_you_mean(name, dims))
+                if not isinstance(given, (Mapping, DimConfig)):
+                    do = "Give its sizes, {min: 1, opt: 1, max: 1}."
+                    raise ConfigError(f"{given!r} is no range", where=where, do=do)
                 whole = dims[name]
                 told = given if isinstance(given, Mapping) else dataclasses.asdict(given)
                 sizes[name] = one = build(DimConfig, {**dataclasses.asdict(whole), **told}, where)
@@ -609,7 +620,7 @@ ENGINE_STAGES = ("quantize", "engine", "verify")
 STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "quantize", "engine", "verify", "report")
 
 _SHAPES = ("model.inputs", "model.dims")
-_SOURCE = ("model.factory", "model.torchscript", "model.program", "model.weights")
+_SOURCE = ("model.factory", "model.torchscript", "model.program", "model.trusted", "model.weights")
 READS: dict[str, tuple[str, ...]] = {
     "check": (*_SOURCE, *_SHAPES, "model.probes", "torchscript.method", "torchscript.forbid", "export.opset", "check"),
     "torchscript": (*_SOURCE, *_SHAPES, "model.probes", "model.data.test", "torchscript", "export.opset"),

@@ -56,6 +56,25 @@ def gpu_name(device: int = 0) -> str:
     return name.value.decode(errors="replace")
 
 
+def driver_version() -> str | None:
+    """The version of the NVIDIA driver, "570.86.15"; None where its library does not tell."""
+    library = _management_library()
+    if library is None or library.nvmlInit_v2() != _SUCCESS:
+        return None
+    text = ctypes.create_string_buffer(80)  # as nvml.h bounds it
+    if library.nvmlSystemGetDriverVersion(text, len(text)) != _SUCCESS:
+        return None
+    return text.value.decode(errors="replace")
+
+
+def cuda_version() -> str | None:
+    """The newest CUDA that the driver takes, "12.8"; None where there is no driver."""
+    driver, version = _driver(), ctypes.c_int()
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) != _SUCCESS:
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
 def no_device_memory_reason() -> str | None:
     """Why `Device` cannot be opened for want of a package, in words; None where one of the two is installed."""
     if _installed("pycuda") or _installed("cuda.bindings"):

@@ -12,8 +12,18 @@ import torch
 from qntz.model import ProgramModule, arrays_of, call
 from qntz.records import Arrays
 
+THREADS = 4  # for every machine: the last bits of eager outputs depend on it
 _OF_TORCH = frozenset(vars(torch.nn.Module())) - {"training"}  # hooks, parameters, buffers and submodules
 _SIMPLE = (int, float, bool, str, bytes, type(None), torch.dtype, torch.device)
+
+
+def fix_threads() -> None:
+    """Gives torch the same number of threads on every machine, whatever it has cores and OMP_NUM_THREADS says: kernels
+    split their sums by it. Call it when the model is loaded, which may set another.
+
+    Where there are fewer cores, OMP_WAIT_POLICY=passive keeps the idle threads from spinning.
+    """
+    torch.set_num_threads(THREADS)
 
 
 class Eager:

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from qntz.redact import redacted
+
 
 class QntzError(Exception):
-    """An error with its cause, its place and its mend.
+    """An error with its cause, its place and its mend, without the secrets of the environment.
 
     Args:
         what: what went wrong, in a few words ("weights do not fit the model").
@@ -22,7 +24,7 @@ class QntzError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str = "", why: str = "", do: str = ""):
-        self.what, self.where, self.why, self.do = what, where, why, do
+        self.what, self.where, self.why, self.do = (redacted(str(part)) for part in (what, where, why, do))
         super().__init__(self._line())
 
     def _line(self) -> str:
@@ -140,7 +142,7 @@ DEBUG = "See all of it with `python -m stages.STAGE NAME --debug`."
 def one_line(error: BaseException, place: bool = False) -> str:
     """The first telling line of a foreign error, with its type where the text alone would not tell; and with `place`
     the file and line that raised it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in redacted(str(error)).splitlines() if line.strip()]
     text = lines[0] if lines else ""
     if isinstance(error, QntzError):
         return text

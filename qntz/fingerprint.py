@@ -25,10 +25,13 @@ from typing import Any
 
 from qntz import plugins
 from qntz.artifacts import BUILD, digest_file
+from qntz.watch import Watched, distributions_in, files_in, state
 
 TRUSTED_AGE_NS = 2_000_000_000  # a file that changed less than two seconds before it was read may change again unseen
 MISSING = "missing"
+MOST_NAMED = 1000  # files of a folder that are told apart by name
 PATH_KEYS = ("file", "files", "folder", "path")
+INSTALLED = {"site-packages", "dist-packages"}
 CARRIERS = ("cuda", "pycuda")  # they only carry an engine's bytes to a GPU: a key with them would differ without one
 
 
@@ -44,6 +47,7 @@ class Memo:
     path: Path
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    _used: set[str] = field(default_factory=set)
 
     @classmethod
     def read(cls, path: Path, version: str) -> Memo:
@@ -57,10 +61,13 @@ class Memo:
         return cls(path, data.get("files", {}), data.get("values", {}))
 
     def text(self, version: str) -> str:
-        return json.dumps({"version": version, "files": self.files, "values": self.values})
+        """The memo as it is kept: without files that are gone."""
+        files = {path: entry for path, entry in self.files.items() if path in self._used or os.path.exists(path)}
+        return json.dumps({"version": version, "files": files, "values": self.values})
 
     def of_file(self, path: Path, kind: str, make: Any) -> Any:
         """`make(path)`, remembered by path, size, mtime, ctime and inode."""
+        self._used.add(str(path))
         status = path.stat()
         key = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         entry = self.files.get(str(path))
@@ -83,40 +90,79 @@ class Closure:
     unresolved: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class _Tool:
+    """Of a stage the digest of its code, those of its plugins by name, the top-level names that these import from
+    outside, and what all of that was read from."""
+
+    code: str
+    plugins: dict[str, str]
+    outside: frozenset[str]
+    watched: frozenset[Watched]
+
+
 class Fingerprints:
-    """Digests for the project at `root`."""
+    """Digests for the project at `root`, as it is now: each file is looked at once."""
 
     def __init__(self, root: Path, memo: Memo):
         self.root, self.memo = root, memo
+        self.parts: dict[str, dict[str, str]] = {}
+        """What the digests made so far are digests of, by name: for who asks which of them changed."""
+        self.states: dict[Watched, Any] = {}
+        """What was looked at, in the state that it was in before it was read (`qntz.watch`)."""
+        self._watched: set[Watched] = set()
         self._package = Path(__file__).parent.parent
+        self._seen: dict[tuple[Path, str], Any] = {}
+        self._tools: dict[tuple[str, str | None], _Tool] = {}
         self._closures: dict[tuple[str, ...], Closure] = {}
         self._located: dict[str, Path | None] = {}
         self._tops: dict[str, list[Path]] = {}
         self._site = self._read_site()
+        self._watched_site = frozenset(self._watched)
 
     # files
 
     def content(self, path: Path) -> str:
         """The digest of a file's or folder's content; "missing" where there is nothing."""
         if path.is_dir():
-            inside = [
-                Path(folder, name)
-                for folder, _, names in os.walk(path, followlinks=True)
-                if "__pycache__" not in Path(folder).parts
-                for name in names
-            ]
-            return digest({str(p.relative_to(path)): self.content(p) for p in sorted(inside)})
-        if not path.is_file():
+            self._watch("folder", path)
+            watched, self._watched = self._watched, set()  # the folder stands for what is in it
+            files = {str(p.relative_to(path)): self.content(p) for p in sorted(files_in(path))}
+            self._watched = watched
+            return self._whole(files, files if len(files) <= MOST_NAMED else {})
+        if (path, "sha256") not in self._seen and not path.is_file():
+            self._watch("file", path)
             return MISSING
-        return self.memo.of_file(path, "sha256", digest_file)
+        return self._of_file(path, "sha256", digest_file)
+
+    def _watch(self, kind: str, path: Path | str) -> None:
+        """Call it before what is there is read."""
+        one = kind, str(path)
+        if one not in self.states:
+            self.states[one] = state(*one)
+        self._watched.add(one)
+
+    def _of_file(self, path: Path, kind: str, make: Any) -> Any:
+        self._watch("file", path)
+        if (path, kind) not in self._seen:
+            self._seen[path, kind] = self.memo.of_file(path, kind, make)
+        return self._seen[path, kind]
 
     def globbed(self, patterns: Iterable[str]) -> dict[str, str]:
         """The contents of files or globs relative to the root, by path."""
         found: dict[str, str] = {}
         for pattern in patterns:
+            if glob.has_magic(pattern):
+                self._watch("glob", self.root / pattern)
             matched = glob.glob(str(self.root / pattern), recursive=True) if glob.has_magic(pattern) else [pattern]
             paths = [self.root / match for match in sorted(matched)]
             found.update({os.path.relpath(path, self.root): self.content(path) for path in paths})
+        return found
+
+    def _whole(self, value: Any, parts: dict[str, str]) -> str:
+        """The digest of a value, whose parts are remembered by it."""
+        found = digest(value)
+        self.parts[found] = parts
         return found
 
     def source(self, path: Path) -> str:
@@ -124,7 +170,8 @@ class Fingerprints:
         return self._python(path)["digest"] if path.suffix == ".py" else self.content(path)
 
     def _python(self, path: Path) -> dict[str, Any]:
-        return self.memo.of_file(path, "python", _read_python)
+        found: dict[str, Any] = self._of_file(path, "python", _read_python)
+        return found
 
     # closures
 
@@ -204,7 +251,9 @@ class Fingerprints:
 
     def _read_site(self) -> dict[str, Any]:
         """The installed distributions, remembered until a folder of sys.path changes."""
-        folders = [p for p in sys.path if p and os.path.isdir(p) and Path(p) != self.root]
+        folders = [p for p in sys.path if p and Path(p) != self.root and distributions_in(p)]
+        for folder in folders:
+            self._watch("site", folder)
         key = [[p, os.stat(p).st_mtime_ns] for p in folders]
         site = self.memo.values.get("site")
         if site is None or site["key"] != key:
@@ -244,15 +293,9 @@ class Fingerprints:
             order: names whose order means something, which a mapping in YAML does not keep for DVC.
             backend: the engine's; the shipped backends of other names cannot change it and are left out.
         """
-        code = self.closure([f"stages.{stage}"])
-        outside = set(code.outside)
-        section: dict[str, Any] = {"code": digest([self.sources(code), self._assets(code)])}
-        section["plugins"] = {}
-        for name, closure in self._plugins(stage, backend).items():
-            outside |= closure.outside
-            section["plugins"][name] = self.sources(closure)
-        if any(name.startswith(f"{plugins.FOLDER}/") for name in section["plugins"]):
-            section["plugins"][f"{plugins.FOLDER}/"] = self._beside_plugins()
+        tool = self._tool(stage, backend)
+        outside, self._watched = set(tool.outside), set(tool.watched)
+        section: dict[str, Any] = {"code": tool.code, "plugins": dict(tool.plugins)}
         if model is not None:
             closure = self.closure(_modules([model.get("factory")]))
             outside |= closure.outside
@@ -273,9 +316,33 @@ class Fingerprints:
         section["tools"] = {"python": f"{sys.version_info[0]}.{sys.version_info[1]}", **self.versions(outside)}
         return section
 
+    def watched(self) -> frozenset[Watched]:
+        """What the last section of `stage` was made of."""
+        return frozenset(self._watched)
+
+    def _tool(self, stage: str, backend: str | None) -> _Tool:
+        """What is the same for all entries: the digests of a stage's own code and of its plugins."""
+        if (stage, backend) not in self._tools:
+            code = self.closure([f"stages.{stage}"])
+            outside, self._watched = set(code.outside), set(self._watched_site)
+            sources, assets = self.sources(code), self._assets(code)
+            found = {}
+            for name, closure in self._plugins(stage, backend).items():
+                outside |= closure.outside
+                found[name] = self.sources(closure)
+            self._watch("glob", self.root / plugins.FOLDER / "*.py")
+            if any(name.startswith(f"{plugins.FOLDER}/") for name in found):
+                found[f"{plugins.FOLDER}/"] = self._beside_plugins()
+            whole = self._whole([sources, assets], {**self.parts[sources], **assets})
+            watched = frozenset(self._watched)
+            self._tools[stage, backend] = _Tool(whole, found, frozenset(outside), watched)
+        return self._tools[stage, backend]
+
     def sources(self, closure: Closure, exact: bool = False) -> str:
         of = self.content if exact else self.source
-        return digest([{name: of(path) for name, path in closure.files.items()}, sorted(closure.unresolved)])
+        files = {name: of(path) for name, path in closure.files.items()}
+        unresolved = sorted(closure.unresolved)
+        return self._whole([files, unresolved], {**files, **dict.fromkeys(unresolved, MISSING)})
 
     def _assets(self, closure: Closure) -> dict[str, str]:
         """The contents of what lies beside qntz's own sources and is no Python: the templates."""
@@ -306,20 +373,20 @@ class Fingerprints:
 
     def _beside_plugins(self) -> str:
         """The contents of what lies in plugins/ and is no Python: any plugin may open it."""
-        beside: dict[str, str] = {}
-        for folder, folders, names in os.walk(self.root / plugins.FOLDER, followlinks=True):
-            folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
-            paths = [
-                Path(folder, name) for name in names if not name.startswith(".") and not name.endswith((".py", "~"))
-            ]
-            beside.update({os.path.relpath(path, self.root): self.content(path) for path in paths})
-        return digest(beside)
+        folder = self.root / plugins.FOLDER
+        beside = {
+            os.path.relpath(path, self.root): self.content(path)
+            for path in (files_in(folder) if folder.is_dir() else ())
+            if not path.name.endswith((".py", "~"))
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        }
+        return self._whole(beside, beside)
 
     def _implements(self, path: Path, stage: str) -> bool:
         return plugins.concerns(self._hooks(path), stage)
 
     def _hooks(self, path: Path) -> list[str] | None:
-        hooks: list[str] | None = self.memo.of_file(path, "hooks", plugins.hooks_in)
+        hooks: list[str] | None = self._of_file(path, "hooks", plugins.hooks_in)
         return hooks
 
     def _paths(self, data: Any, key: str = "") -> Iterable[str]:
@@ -429,6 +496,9 @@ def _imports(tree: ast.Module) -> list[list[Any]]:
 
 
 def _is_installed(origin: str) -> bool:
+    """Whether it lies where distributions do: of this environment, or of another one that this one looks into."""
+    if INSTALLED & set(Path(origin).parts):
+        return True
     paths = sysconfig.get_paths()
     return any(Path(origin).is_relative_to(paths[k]) for k in ("purelib", "platlib", "stdlib", "platstdlib"))
 

@@ -23,6 +23,7 @@ from typing import IO, Any, TypeVar
 
 from qntz.errors import DEBUG, ArtifactError, CheckError, QntzError, one_line
 from qntz.parent import end_with
+from qntz.redact import redacted
 
 T = TypeVar("T")
 POLL = 0.05  # seconds between two looks at the child's memory
@@ -154,7 +155,7 @@ def _work(
             told = ("ended", f"sys.exit({error.code!r})")
         except BaseException as error:
             if "--debug" in sys.argv:
-                traceback.print_exc()
+                print(redacted(traceback.format_exc()), file=sys.stderr, end="")
             told = ("failed", one_line(error, place=True))
         try:
             pickle.dump(told, result, protocol=5)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from qntz.config import Config, build
+from qntz.callables import NOT_HERE, TARGET, WHY, require_places
+from qntz.config import VARIABLE, Config, build
 from qntz.errors import ConfigError, did_you_mean, one_line
+from qntz.redact import credentials_in, is_secret, secret_in
 
+_UNSTABLE = re.compile(r"\$\{\s*(now|hydra)\s*:")
 Layers = Sequence[tuple[str, Mapping[str, Any]]]
 """The mappings that are merged over the groups, each with the place it comes from."""
 
@@ -36,7 +40,8 @@ def compose_entry(
         bases: what was composed of conf alone, by choices, for entries that share them; filled here.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong type or out of range, or an interpolation that fails.
+        ConfigError: an unknown key, a value of the wrong type or out of range, an interpolation that fails, a
+            `_target_` where none is called, or a secret.
     """
     place = functools.partial(_place, conf, choices, layers)
     try:
@@ -46,7 +51,12 @@ def compose_entry(
         composed = bases[key]
         for _, values in layers:
             composed = OmegaConf.merge(composed, values)  # type: ignore[assignment]
+        written = OmegaConf.to_container(composed, resolve=False)
+        _require_stable(written)
+        _require_no_secrets(written)
         plain = OmegaConf.to_container(composed, resolve=True)
+        _require_no_secrets(plain)
+        require_places(plain, conf.parent)  # type: ignore[arg-type]
         build(Config, plain)
     except ConfigError as error:
         raise ConfigError(error.what, where=place(error.where), why=error.why, do=error.do) from None
@@ -58,6 +68,44 @@ def compose_entry(
             "is no YAML", where=f"{mark.name}:{mark.line + 1}" if mark else "conf", why=getattr(error, "problem", "")
         ) from error
     return plain  # type: ignore[return-value]
+
+
+def _require_stable(written: Any) -> None:
+    """Raises ConfigError for an interpolation that gives something else at each run: nothing would ever be cached."""
+    for where, text in _texts(written):
+        if found := _UNSTABLE.search(text):
+            why = "it is another at each run, and all that follows would be built anew"
+            raise ConfigError(f"interpolates {found[1]}", where=where, why=why, do="Write the value itself.")
+
+
+def _require_no_secrets(composed: Any) -> None:
+    """Raises ConfigError for a secret, before interpolations by the name of its variable, after them by its value: what
+    is composed stands in build/config and in dvc.lock, for all to read."""
+    texts = dict(_texts(composed))
+    any_leaks = secret_in("\n".join(texts.values()))
+    for where, text in texts.items():
+        name = next(filter(is_secret, VARIABLE.findall(text)), "")
+        what = f"{name} is a secret by its name" if name else ""
+        if not what and (held := credentials_in(text)):
+            what = f"the URL holds a {held[0][0]}"
+        if not what and any_leaks and (name := secret_in(text)):
+            what = f"it holds the value of {name}, a secret by its name"
+        if what:
+            why = "what is configured stands in build/config and dvc.lock, for all to read"
+            do = f"Read {f'{name} from ' if name else ''}the environment in the code that needs it."
+            raise ConfigError(what, where=where, why=why, do=do)
+
+
+def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Every text, by its key."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(inner, f"{where}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _texts(inner, f"{where}.{index}")
+    elif isinstance(value, (str, int, float)):
+        yield where, str(value)
 
 
 def _base(conf: Path, choices: tuple[tuple[str, str], ...]) -> DictConfig:
@@ -102,6 +150,8 @@ def _explained(error: Exception, place: Any) -> ConfigError:
             last = str(key).rpartition(".")[2]
             kind = getattr(cause, "object_type", None)
             known = list(getattr(kind, "__dataclass_fields__", ()))
+            if last == TARGET:
+                return ConfigError(NOT_HERE, where=place(str(key)), why=WHY, do="Remove it.")
             if known and last not in known:
                 return ConfigError(f"unknown key {last!r}", where=place(str(key)), do=did_you_mean(last, known))
             told = one_line(cause).split(": ", 1)[-1]

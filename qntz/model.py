@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import io
 import logging
@@ -16,25 +15,35 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from qntz.artifacts import CAPTURED_PROGRAM, CAPTURED_SCRIPT
+from qntz.artifacts import CAPTURED_PROGRAM, CAPTURED_SCRIPT, digest_file
+from qntz.callables import TARGET, resolved
 from qntz.errors import ModelError, one_line
 from qntz.records import Arrays
+from qntz.trust import require_trusted
 
 WRAPPED = "qntz_model"  # the attribute by which a capture that is wrapped holds the model; no exported name keeps it
 
 
 def load_model(
-    factory: Mapping[str, Any] | None, weights: str | None, saved: str | None, root: Path
+    factory: Mapping[str, Any] | None,
+    weights: str | None,
+    saved: str | None,
+    root: Path,
+    trusted: str | None = None,
 ) -> torch.nn.Module:
     """The model on the CPU in eval mode: from a factory `{_target_: package.module.Class, **arguments}` and a weights
-    file, or from a saved TorchScript file or exported program (.pt2). Paths are relative to `root`.
+    file, or from a saved TorchScript file or exported program (.pt2), whose SHA-256 is `trusted`. Paths are relative to
+    `root`.
 
     Raises:
+        ConfigError: the saved file is another one than the trusted one, or none is trusted.
         ModelError: it cannot be imported, built or read, or its weights do not fit or hold NaN or infinity.
     """
     module: torch.nn.Module
     if saved is not None:
         is_program = Path(saved).suffix == Path(CAPTURED_PROGRAM).suffix
+        if (root / saved).is_file():  # else the loader says so
+            require_trusted("program" if is_program else "torchscript", saved, digest_file(root / saved), trusted)
         module = ProgramModule(load_program(root / saved)) if is_program else load_torchscript(root / saved)
     else:
         module = _built(factory or {})
@@ -110,18 +119,9 @@ class ProgramModule(torch.nn.Module):
 
 
 def _built(factory: Mapping[str, Any]) -> torch.nn.Module:
-    target = str(factory["_target_"])
-    module_name, _, attribute = target.rpartition(".")
-    try:
-        make = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # whatever a module of the user's does when it is imported
-        raise ModelError(
-            f"{target} cannot be imported",
-            where="model.factory._target_",
-            why=one_line(error),
-            do="Name a class or function that `python -c 'import ...'` finds from the project's root.",
-        ) from error
-    arguments = {key: value for key, value in factory.items() if key != "_target_"}
+    target, where = str(factory[TARGET]), f"model.factory.{TARGET}"
+    make = resolved(target, ModelError, where)
+    arguments = {key: value for key, value in factory.items() if key != TARGET}
     torch.manual_seed(0)  # what is drawn where no weights are given has to be the same in every stage
     try:
         module = make(**arguments)
@@ -129,9 +129,7 @@ def _built(factory: Mapping[str, Any]) -> torch.nn.Module:
         given = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
         raise ModelError(f"{target}({given}) fails", where="model.factory", why=one_line(error)) from error
     if not isinstance(module, torch.nn.Module):
-        raise ModelError(
-            f"{target} gives a {type(module).__name__}, no torch.nn.Module", where="model.factory._target_"
-        )
+        raise ModelError(f"{target} gives a {type(module).__name__}, no torch.nn.Module", where=where)
     return module
 
 

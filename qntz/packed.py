@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from onnx import external_data_helper
 
 from qntz.errors import ArtifactError, ExportError, one_line, unreadable
 
@@ -174,9 +175,14 @@ def data_of(path: Path) -> Path:
 def read_model(path: Path) -> onnx.ModelProto:
     """The ONNX model of a file, with its weights; raises ArtifactError where it is missing or none."""
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=False)
+        for tensor in external_data_helper._get_all_tensors(model):
+            require_beside(tensor, path)
+        external_data_helper.load_external_data_for_model(model, str(path.parent))
     except OSError as error:
         raise unreadable(path, error) from None
+    except ArtifactError:
+        raise
     except Exception as error:
         raise _damaged(path, one_line(error)) from error
     if not model.HasField("graph"):  # protobuf takes an empty file for any message, and unknown fields of another
@@ -184,6 +190,14 @@ def read_model(path: Path) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         tensor.ClearField("data_location")
     return model
+
+
+def require_beside(tensor: onnx.TensorProto, path: Path) -> None:
+    """Raises ArtifactError for a weight of the model at `path` that lies elsewhere than in the file beside it: a graph
+    must not have others read, or write, a file of its choice."""
+    named = [entry.value for entry in tensor.external_data if entry.key == "location"]
+    if tensor.data_location == onnx.TensorProto.EXTERNAL and named != [data_of(path).name]:
+        raise _damaged(path, f"the weight {tensor.name} lies in {', '.join(named)!r}, not in {data_of(path).name}")
 
 
 def read_frame(path: Path) -> onnx.ModelProto:

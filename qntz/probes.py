@@ -2,7 +2,8 @@
 
 The first one is the example that a model is captured with: sizes of at least two, all different where the ranges
 allow it, because an example of size one specialises. The others vary sizes and values: the smallest sizes, the
-extremes of the range, zeros, large values.
+extremes of the range, zeros, large values. Among them are the smallest, the usual and the largest sizes, which an
+engine's optimization profile is made of.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ def _sizes(dims: Mapping[str, DimConfig], index: int, rng: np.random.Generator) 
         return {n: dim.min if dim.min != example[n] else min(dim.min + 1, dim.max) for n, dim in dims.items()}
     if index == 2:
         return {name: dim.max for name, dim in dims.items()}
+    if index == 3:
+        return {name: dim.opt for name, dim in dims.items()}
     return {
         name: int(rng.integers(dim.min, min(dim.max, max(2 * dim.opt, dim.min + 7)) + 1)) for name, dim in dims.items()
     }

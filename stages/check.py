@@ -25,7 +25,7 @@ def check(job: Job, loaded: Callable[[], None]) -> None:
         print(render(report, rules, job.root))
     # the findings of a failed check are what its reader needs; only verdict.json lets the pipeline go on
     write_json(job.of.check_json, as_json(report))
-    write_json(job.of.check_sarif, as_sarif(report, rules))
+    write_json(job.of.check_sarif, as_sarif(report, rules, f"qntz/{job.name}"))
     if report.errors:
         raise CheckError(summary_line(report), do="Repair them, or set another severity in check.severity.")
     write_json(job.of.verdict, verdict(report))

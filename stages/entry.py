@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from qntz.artifacts import EnginePaths, ModelPaths, composed_path
+from qntz.artifacts import EnginePaths, ModelPaths, composed_path, require_inside
 from qntz.config import ENGINE_STAGES, NAME, granted
 from qntz.errors import ArtifactError, ConfigError, PluginError, QntzError, UsageError, one_line
+from qntz.redact import redacted
+from qntz.watch import require_unchanged
 from stages.parent import die_with_parent
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class Job:
 def run(stage: str, work: Callable[[Job], None]) -> NoReturn:
     """Runs a stage for the entry that the command line names, and exits: 0, 1 for a failure, 2 for wrong usage."""
     die_with_parent()
-    _fix_hash_seed(stage)
+    _fix_environment(stage)
     gc.set_threshold(200_000, 20, 20)  # collecting while it imports costs a stage a sixth of its CPU time
     debug = "--debug" in sys.argv
     try:
@@ -62,10 +64,12 @@ def run(stage: str, work: Callable[[Job], None]) -> NoReturn:
         if len(names) != 1:
             raise UsageError(f"one name is wanted, {len(names)} given", do=f"python -m stages.{stage} NAME [--debug]")
         job = job_of(stage, names[0])
-        _guarded(job, work, debug)
+        _require_unchanged(job)
+        _guarded(job, work)
+        _require_unchanged(job)
     except QntzError as error:
         if debug:
-            traceback.print_exc()
+            print(redacted(traceback.format_exc()), file=sys.stderr, end="")
         print(f"error: {stage} {' '.join(sys.argv[1:2])}: {shown(error, Path.cwd())}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
@@ -74,20 +78,27 @@ def run(stage: str, work: Callable[[Job], None]) -> NoReturn:
     sys.exit(0)
 
 
-def _guarded(job: Job, work: Callable[[Job], None], debug: bool) -> None:
+def _require_unchanged(job: Job) -> None:
+    """Raises ArtifactError where what the stage depends on is not what DVC keeps its results under."""
+    require_unchanged(job.root, f"{job.stage}@{job.name}")
+    now = job_of(job.stage, job.name)
+    if (now.config, now.inputs) != (job.config, job.inputs):
+        do = "Nothing is kept of this stage. Run `dvc repro` again."
+        raise ArtifactError("it was composed anew while it ran", where=f"params.yaml: {job.name}", do=do)
+
+
+def _guarded(job: Job, work: Callable[[Job], None]) -> None:
     try:
         work(job)
     except QntzError as error:
         _explain(job, error)
         raise
     except Exception as error:
-        if debug:
-            raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise QntzError(
             "unexpected error, a bug in qntz or in a plugin",
             where=f"{Path(frame.filename).name}:{frame.lineno}",
-            why=f"{type(error).__name__}: {error}"[:500],
+            why=redacted(f"{type(error).__name__}: {error}")[:500],
             do=f"See all of it with `python -m stages.{job.stage} {job.name} --debug`.",
         ) from error
 
@@ -139,14 +150,14 @@ def job_of(stage: str, name: str) -> Job:
     except (KeyError, TypeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
         raise ArtifactError("is damaged", where=str(path), why=why, do="Run `dvc repro compose`.") from error
+    engine = [paths.engine(name).folder] if stage in ENGINE_STAGES else []
+    require_inside(root, paths.captured, paths.report.parent, *engine)
     return Job(root, stage, name, config, inputs, paths)
 
 
-def _fix_hash_seed(stage: str) -> None:
-    """torch.jit.script orders what it writes by Python's hashes: start over with a fixed seed, the same everywhere."""
-    if stage in ("torchscript", "export") and os.environ.get("PYTHONHASHSEED") != "0":
-        os.execve(
-            sys.executable,
-            [sys.executable, "-m", f"stages.{stage}", *sys.argv[1:]],
-            {**os.environ, "PYTHONHASHSEED": "0"},
-        )
+def _fix_environment(stage: str) -> None:
+    """torch.jit.script orders what it writes by Python's hashes: start over with a fixed seed, the same everywhere; and
+    with threads that do not spin while they wait, as their number is not this machine's (`qntz.eager.fix_threads`)."""
+    wanted = {"PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "passive"}
+    if stage in ("torchscript", "export") and wanted.items() - os.environ.items():
+        os.execve(sys.executable, [sys.executable, "-m", f"stages.{stage}", *sys.argv[1:]], {**os.environ, **wanted})

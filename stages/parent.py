@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from qntz.parent import end_with
 def die_with_parent() -> None:
     """Lets Linux send SIGKILL when the parent ends, and watches the `dvc` above a shell that may stand between.
 
-    A process whose `dvc` is gone already, in the moments before this call, ends at once.
+    A process whose `dvc` is gone already, in the moments before this call, ends at once, and says so.
     """
     end_with()
     if sys.platform != "linux":
@@ -23,8 +24,11 @@ def die_with_parent() -> None:
     if "DVC_STAGE" not in os.environ:
         return  # started by hand
     ancestors = _ancestors()
-    above = next((pid for pid in ancestors if _is_dvc(pid)), None)
+    listed = _listed()
+    above = next((pid for pid in ancestors if pid in listed or _is_dvc(pid)), None)
     if above is None and len(ancestors) <= 2:  # nothing but the shell and what takes orphans in
+        told = "the dvc that started it has ended, and so it does. Where something else started it, unset DVC_STAGE."
+        print(f"error: {os.environ['DVC_STAGE']}: {told}", file=sys.stderr, flush=True)
         os._exit(1)
     if above is None:
         return
@@ -49,6 +53,21 @@ def _ancestors() -> list[int]:
         except OSError:
             break
     return found
+
+
+def _listed() -> set[int]:
+    """The processes that name themselves in DVC's list as they run a stage, whatever program they are."""
+    folder = next((one for one in (Path.cwd(), *Path.cwd().parents) if (one / ".dvc").is_dir()), Path.cwd())
+    for _ in range(20):
+        try:
+            listed = json.loads((folder / ".dvc/tmp/rwlock").read_text(encoding="utf-8"))
+            read = [one for some in listed.get("read", {}).values() for one in some]
+            return {int(one["pid"]) for one in (*listed.get("write", {}).values(), *read)}
+        except OSError:
+            break
+        except (ValueError, LookupError, TypeError, AttributeError):  # it is just being written
+            time.sleep(0.05)
+    return set()
 
 
 def _is_dvc(pid: int) -> bool:

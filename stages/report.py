@@ -13,6 +13,7 @@ def work(job: Job) -> None:
     from qntz.plugins import load
     from qntz.report import gather, plots_csv, render_html, terminal_summary
     from qntz.report.gates import gates, require, table
+    from qntz.report.timed import timings_json
 
     config = job.config.report
     found = gather(job.of, config.engines)
@@ -23,11 +24,12 @@ def work(job: Job) -> None:
     asked = gates(found, config.gates)
     rows = job.plugins.rows(found.as_dict())
     page = render_html(found, rows, config).encode()
-    write_together({job.of.report: page, job.of.plots: plots_csv(found).encode()})
+    written = {job.of.plots: plots_csv(found).encode(), job.of.timings: timings_json(found)}
+    write_together({job.of.report: page, **written})
     console = Console()
     if not console.is_terminal:  # a log has no width to fit into: rather long lines than cut figures
         console = Console(width=max(console.width, 120))
-    console.print(terminal_summary(found))
+    console.print(terminal_summary(found, console.width))
     job.say(f"build/reports/{job.name}.html")
     if config.gates:
         console.print(table(asked))

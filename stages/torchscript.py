@@ -6,13 +6,15 @@ from stages.entry import Job, run
 def work(job: Job) -> None:
     from qntz import testdata
     from qntz.artifacts import CAPTURED_JSON, CAPTURED_PROGRAM, CAPTURED_SCRIPT, write_copy, write_json, write_runs
+    from qntz.eager import fix_threads
     from qntz.export import SYMBOLICS
     from qntz.model import in_order, load_model
     from qntz.probes import probes_for
     from qntz.torchscript import REWRITES, capture, record, reference_outputs
 
     model, config = job.config.model, job.config.torchscript
-    eager = load_model(model.factory, model.weights, model.torchscript or model.program, job.root)
+    eager = load_model(model.factory, model.weights, model.torchscript or model.program, job.root, model.trusted)
+    fix_threads()
     order = in_order(eager, list(model.inputs))
     samples = testdata.read(model, job.plugins.records("qntz_data_sources"), job.root)
     probes = probes_for(model.probes, model.inputs, model.dims, job.root, samples)

@@ -125,6 +125,7 @@ def test_a_model_of_conf_is_checked(root: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "no errors, no warnings, no notes\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_plugins_are_listed_and_tested(folder: Path) -> None:
     (folder / "plugins").mkdir(exist_ok=True)
     (folder / "plugins/wrong.py").write_text(PLUGIN)

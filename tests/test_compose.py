@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qntz.compose import compose, read_params
+from qntz.compose import MEMO, compose, read_params
 from qntz.errors import ConfigError
+from qntz.fingerprint import TRUSTED_AGE_NS, Memo
+from qntz.watch import files_in
 
 
 def composed(project: Path, kind: str, name: str) -> dict:
@@ -203,9 +206,39 @@ def test_params_that_hold_no_entries(tmp_path: Path, text: str, message: str) ->
     assert message in str(error.value)
 
 
-def test_names_that_dvc_would_stumble_over(project: Path) -> None:
+@pytest.mark.parametrize("name", ["a b", "../../victim", "x; touch ran", "$(touch ran)", "a/b", ".", "-k", "1a", ""])
+def test_names_that_dvc_would_put_into_paths_and_commands(tmp_path: Path, name: str) -> None:
+    for where, text in (
+        ("models", f"models: {{digits: {{}}, {name!r}: {{use: digits}}}}\nengines: {{e: {{model: digits}}}}"),
+        ("engines", f"models: {{digits: {{}}}}\nengines: {{{name!r}: {{model: digits}}}}"),
+        ("engines.e.model", f"models: {{digits: {{}}}}\nengines: {{e: {{model: {name!r}}}}}"),
+    ):
+        params(tmp_path, text)
+        with pytest.raises(ConfigError) as error:
+            read_params(tmp_path / "params.yaml")
+        assert str(error.value).startswith(f"params.yaml: {where}: {name!r} is no name. Names start with a letter")
+
+
+@pytest.mark.parametrize(("name", "told"), [("true", "True is a bool"), ("null", "None is a NoneType")])
+def test_a_name_that_yaml_takes_for_something_else(project: Path, name: str, told: str) -> None:
+    for where, text in (
+        ("models", f"models: {{digits: {{}}, {name}: {{use: digits}}}}\nengines: {{e: {{model: digits}}}}"),
+        ("engines", f"models: {{digits: {{}}}}\nengines: {{{name}: {{model: digits}}}}"),
+    ):
+        params(project, text)
+        with pytest.raises(ConfigError) as error:
+            compose(project)
+        assert str(error.value) == f"params.yaml: {where}: {told}, no name. Put it in quotes."
+    params(project, f"models: {{'{name}': {{use: digits}}}}\nengines: {{e: {{model: '{name}'}}}}")
+    assert not compose(project).errors
+    assert composed(project, "models", name)["name"] == name
+
+
+def test_nothing_is_composed_where_a_name_is_none(project: Path) -> None:
     params(project, "models: {digits: {}, 'a b': {use: digits}}\nengines: {e: {model: digits}}")
-    assert "'a b' is no name" in str(compose(project).errors["models", "a b"])
+    with pytest.raises(ConfigError, match="'a b' is no name"):
+        compose(project)
+    assert not (project / "build").exists()
 
 
 def test_it_imports_nothing_heavy(project: Path) -> None:
@@ -233,14 +266,112 @@ def test_a_memo_from_elsewhere_does_no_harm(project: Path) -> None:
     assert composed(project, "models", "digits") == wanted
 
 
-def test_an_edit_within_two_seconds_is_seen(project: Path) -> None:
-    """Same size and, on a coarse clock, the same time: an entry that young must not be trusted."""
-    weights = project / "examples/digits/weights.safetensors"
-    data = bytearray(weights.read_bytes())
+def test_a_file_that_is_young_is_not_remembered(project: Path) -> None:
+    """On a coarse clock an edit of the same size may leave size and times as they were."""
+    memo, path = Memo(project / "memo.json"), project / "weights"
+    path.write_bytes(b"one")
+    assert memo.of_file(path, "bytes", Path.read_bytes) == b"one"
+    assert memo.of_file(path, "bytes", lambda _: b"two") == b"two"
+    time.sleep(TRUSTED_AGE_NS / 1e9 + 0.1)
+    assert memo.of_file(path, "bytes", Path.read_bytes) == b"one"
+    assert memo.of_file(path, "bytes", lambda _: b"two") == b"one"
+
+
+def test_what_is_remembered_is_found_again_whatever_conf_is_made_of(project: Path, monkeypatch) -> None:
+    """A linked folder, a variable with a blank before its colon, a secret that is set later."""
+    (project / "conf/model").rename(project / "shared")
+    (project / "conf/model").symlink_to(project / "shared")
+    file = project / "shared/digits.yaml"
+    text = file.read_text()
     compose(project)
-    before = composed(project, "models", "digits")["inputs"]["torchscript"]["weights"]
-    data[-1] ^= 1
-    weights.write_bytes(bytes(data))
+    assert "width: 32" in text
+    file.write_text(text.replace("width: 32", "width: 48"))
     compose(project)
-    assert composed(project, "models", "digits")["inputs"]["torchscript"]["weights"] != before
-    time.sleep(0)
+    assert composed(project, "models", "digits")["model"]["factory"]["width"] == 48
+    file.write_text(text.replace("width: 32", "width: '${oc.decode:${oc.env : WIDTH_OF_A_TEST}}'"))
+    for width in (16, 24):
+        monkeypatch.setenv("WIDTH_OF_A_TEST", str(width))
+        assert not compose(project).errors
+        assert composed(project, "models", "digits")["model"]["factory"]["width"] == width
+    file.write_text(text.replace("width: 32", "width: 31415926"))
+    assert not compose(project).errors
+    monkeypatch.setenv("A_TEST_TOKEN", "31415926")
+    assert "holds the value of A_TEST_TOKEN" in str(compose(project).errors["models", "digits"])
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "words"),
+    [
+        ("{'0': {method: max}}", "{0: {method: max}}", "0"),
+        ("{fc: {method: '2020-01-01'}}", "{fc: {method: 2020-01-01}}", "date"),
+    ],
+)
+def test_what_is_told_apart_by_type_alone(project: Path, good: str, bad: str, words: str) -> None:
+    text = "models: {digits: {}}\nengines: {a: {model: digits, quantize: {use: int8, layers: LAYERS}}}\n"
+    params(project, text.replace("LAYERS", good))
+    first = compose(project)
+    params(project, text.replace("LAYERS", bad))
+    error = compose(project).errors["engines", "a"]
+    (project / MEMO).unlink()
+    assert str(error) == str(compose(project).errors["engines", "a"])
+    assert words in str(error)
+    assert "2020" in good or not first.errors
+
+
+def test_what_another_run_would_compose_otherwise_is_refused(project: Path) -> None:
+    file = project / "conf/model/digits.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("width: 32", "width: '${now:%S}'"))
+    assert "conf/model/digits.yaml: factory.width: interpolates now: it is another at each run" in str(
+        compose(project).errors["models", "digits"]
+    )
+    file.write_text(text)
+    with (project / "conf/config.yaml").open("a") as config:
+        config.write("hydra: {searchpath: [file:///elsewhere]}\n")
+    with pytest.raises(ConfigError, match="conf/config.yaml: hydra.searchpath leads outside. Put the files into conf/"):
+        compose(project)
+
+
+def test_weights_that_cannot_be_read_stop_their_own_entries_alone(project: Path) -> None:
+    params(project, "models: {digits: {model: {weights: /proc/self/mem}}, rows: {}}\nengines: {a: {model: rows}}\n")
+    result = compose(project)
+    assert set(result.errors) == {("models", "digits")}
+    assert "params.yaml: models.digits" in str(result.errors["models", "digits"])
+    assert set(result.engines) == {"a"}
+
+
+def test_folders_that_hold_links_to_themselves_have_an_end(project: Path) -> None:
+    (project / "data").mkdir()
+    (project / "data/one").write_text("1")
+    compose(project)
+    for name in ("l1", "l2"):
+        (project / "data" / name).symlink_to(project / "data")
+    assert [path.name for path in files_in(project / "data")] == ["one"]
+
+
+def test_files_that_another_process_writes_are_left_alone(project: Path) -> None:
+    compose(project)
+    folder = project / "build/config/models"
+    living, dead = folder / f".rows.yaml.{os.getppid()}.tmp", folder / ".rows.yaml.4194305.tmp"
+    for path in (living, dead):
+        path.write_text("")
+    (project / "build/config/models/rows.yaml").unlink()
+    compose(project)
+    assert living.exists()
+    assert not dead.exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["targets"], ["check", "digits"], ["report", "--allow-missing"], ["inspect", "digits-int8"], ["status"]),
+        *(["bench", "digits-int8"], ["sensitivity", "digits-int8"]),
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_that_only_look_leave_what_was_composed_to_a_run(project: Path, command: list[str]) -> None:
+    compose(project)
+    before = {path: path.read_bytes() for path in (project / "build/config").rglob("*.*")}
+    params(project, (project / "params.yaml").read_text().replace("digits: {}", "digits: {model: {probes: {seed: 7}}}"))
+    subprocess.run([sys.executable, "-m", "qntz.cli", *command], cwd=project, capture_output=True, timeout=120)
+    assert {path: path.read_bytes() for path in (project / "build/config").rglob("*.*")} == before

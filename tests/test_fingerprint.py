@@ -183,10 +183,10 @@ def test_a_file_that_the_factory_names(project: Path) -> None:
     assert changed(project, write("extra/net.json", "{1}")) == CAPTURED
 
 
-def test_a_glob_and_a_nested_target_of_a_data_source(project: Path) -> None:
+def test_a_glob_and_the_code_of_a_data_source(project: Path) -> None:
     write("extra/a.npy", "1")(project)
     write("extra/scale.py", "A = 1")(project)
-    named = "files: 'extra/*.npy', transform: {_target_: extra.scale.f}, file: examples/digits/data/train.npz"
+    named = "files: 'extra/*.npy', _target_: extra.scale.f, file: examples/digits/data/train.npz"
     replace("conf/model/digits.yaml", "file: examples/digits/data/train.npz", named)(project)
     assert changed(project, write("extra/b.npy", "2")) == {("digits", "calibrate")}
     assert changed(project, write("extra/scale.py", "A = 2")) == {("digits", "calibrate")}

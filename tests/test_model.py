@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from qntz.artifacts import digest_file
 from qntz.errors import ModelError
 from qntz.model import in_order, load_model, named_outputs, run_model
 
@@ -50,8 +51,8 @@ def test_weights_of_four_formats(tmp_path: Path) -> None:
     for loaded in (
         load_model(factory(), "a.safetensors", None, tmp_path),
         load_model(factory(), "b.pt", None, tmp_path),
-        load_model(None, None, "c.ts", tmp_path),
-        load_model(None, None, "d.pt2", tmp_path),
+        load_model(None, None, "c.ts", tmp_path, digest_file(tmp_path / "c.ts")),
+        load_model(None, None, "d.pt2", tmp_path, digest_file(tmp_path / "d.pt2")),
     ):
         assert not loaded.training
         np.testing.assert_allclose(run_model(loaded, x, ["x"])["output"], wanted, rtol=1e-6)
@@ -123,14 +124,14 @@ def test_weights_that_are_no_numbers(tmp_path: Path, value: float, kind: str) ->
 def test_a_torchscript_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "x.ts").write_bytes(b"nothing")
     with pytest.raises(ModelError, match=r"x\.ts: is no TorchScript file"):
-        load_model(None, None, "x.ts", tmp_path)
+        load_model(None, None, "x.ts", tmp_path, digest_file(tmp_path / "x.ts"))
     with pytest.raises(ModelError, match="the TorchScript file is missing"):
         load_model(None, None, "y.ts", tmp_path)
     with pytest.raises(ModelError, match="the exported program is missing"):
         load_model(None, None, "x.pt2", tmp_path)
     (tmp_path / "y.pt2").write_bytes(b"no archive")
     with pytest.raises(ModelError, match="y.pt2: is no exported program"):
-        load_model(None, None, "y.pt2", tmp_path)
+        load_model(None, None, "y.pt2", tmp_path, digest_file(tmp_path / "y.pt2"))
 
 
 def test_inputs_are_matched_with_forward() -> None:

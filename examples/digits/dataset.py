@@ -14,7 +14,7 @@ def read(split: str) -> tuple[Tensor, Tensor]:
 
     Returns: image float32 [n, 1, 8, 8], 0..1 (0 is paper, 1 is ink), and target int64 [n], 0..9.
     """
-    with np.load(FOLDER / f"{split}.npz") as archive:
+    with np.load(FOLDER / f"{split}.npz", allow_pickle=False) as archive:
         return torch.from_numpy(archive["image"]), torch.from_numpy(archive["target"])
 
 

@@ -15,7 +15,7 @@ def read(split: str) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns: rows float32 [n, 12, 8], 0..1; mask bool [n, 12], True at a real row; target int64 [n], 0..9.
     """
-    with np.load(FOLDER / f"{split}.npz") as archive:
+    with np.load(FOLDER / f"{split}.npz", allow_pickle=False) as archive:
         return tuple(torch.from_numpy(archive[key]) for key in ("rows", "mask", "target"))
 
 

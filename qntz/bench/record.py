@@ -8,11 +8,11 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from qntz import cuda
 from qntz.bench.measure import Timing
+from qntz.machine import cpu_name
 
 TOOLS = ("torch", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
@@ -46,16 +46,7 @@ def machine() -> str:
     """The GPU with its compute capability, or without one the CPU."""
     if cuda.no_gpu_reason() is None:
         return f"{cuda.gpu_name()} ({cuda.capability()})"
-    return _cpu()
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return cpu_name()
 
 
 def _versions() -> dict[str, str]:

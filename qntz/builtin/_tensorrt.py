@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from qntz import cuda
-from qntz.builtin._tensorrt_guard import guard
+from qntz.builtin._tensorrt_guard import build_guarded
 from qntz.builtin._tensorrt_implicit import Implicit, implicit_of, set_implicit
 from qntz.builtin._tensorrt_inputs import add_profiles, as_built, fitted
 from qntz.builtin._tensorrt_layers import counted, engine_layers, network_layers
@@ -23,7 +23,7 @@ from qntz.builtin._tensorrt_options import refusal, set_options
 from qntz.builtin._tensorrt_parse import parsed
 from qntz.builtin._tensorrt_run import EngineRunner
 from qntz.builtin._tensorrt_timing import TimingCache
-from qntz.builtin._tensorrt_watch import last_errors, make_logger, make_monitor
+from qntz.builtin._tensorrt_watch import last_errors, make_logger, make_monitor, uncollected
 from qntz.config import EngineConfig
 from qntz.errors import BackendError, one_line
 from qntz.records import Built, Progress, Runner, TensorSpec
@@ -150,14 +150,18 @@ class TensorRTBackend:
             BackendError: the parser or the builder refuses the graph, or the graph does not mean what TensorRT would
                 make of it; with their own words.
         """
-        guard(onnx_path)
-        trt = self._module()
-        monitor = make_monitor(trt, progress)
-        with contextlib.ExitStack() as stack:
-            implicit = stack.enter_context(implicit_of(onnx_path)) if config.implicit_int8 else None
-            # TensorRT swallows a KeyboardInterrupt that reaches it in a callback; those run in the thread that builds.
-            return _in_thread(lambda: self._build(trt, onnx_path, inputs, config, monitor, implicit), monitor.stop)
 
+        def build() -> Built:
+            trt = self._module()
+            monitor = make_monitor(trt, progress)
+            with contextlib.ExitStack() as stack:
+                implicit = stack.enter_context(implicit_of(onnx_path)) if config.implicit_int8 else None
+                # TensorRT swallows a KeyboardInterrupt that reaches it in a callback, so these run in another thread
+                return _in_thread(lambda: self._build(trt, onnx_path, inputs, config, monitor, implicit), monitor.stop)
+
+        return build_guarded(onnx_path, build)
+
+    @uncollected()
     def _build(
         self,
         trt: ModuleType,
@@ -255,7 +259,7 @@ def _in_thread(work: Callable[[], Built], stop: Callable[[], None]) -> Built:
 
     def wait(running: list[bool]) -> None:
         while running and not built and not raised:
-            time.sleep(0.02)
+            time.sleep(0.002)
 
     try:
         _thread.start_new_thread(run, ())

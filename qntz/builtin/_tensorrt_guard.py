@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from qntz.config import OPSETS
 from qntz.errors import BackendError, one_line
+from qntz.guard import guarded
 
 if TYPE_CHECKING:
     import onnx
 
     from qntz.packed import Weight
 
+T = TypeVar("T")
+BESIDE = 2**24  # bytes of large weights, from which on a process of its own pays
 # Where an infinite value can only be a broken weight. Elsewhere it can be meant: a mask adds minus infinity.
 WEIGHTED = (
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM", "RNN"),
@@ -29,6 +32,7 @@ TYPES = (
     *("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "FLOAT8E4M3FN", "FLOAT4E2M1"),
     *("INT4", "INT8", "UINT8", "INT32", "INT64", "BOOL"),
 )
+INFINITE, SIGNLESS = {"float16": 0x7C00, "bfloat16": 0x7F80}, np.uint16(0x7FFF)  # infinity's bits; all but the sign
 PACKED = ("int4", "uint4", "int2", "uint2", "float4_e2m1fn")
 ONNX, UNKNOWN = ("", "ai.onnx"), "unknown"  # domains; of the last ONNX's check asks nothing
 SIZES = ("Shape", "Size")  # look at no value
@@ -41,17 +45,18 @@ ADDED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}  # inputs from which on they 
 NO_DOUBLE = "TensorRT has no float64 and would take it for float32"
 
 
-def guard(path: Path) -> None:
-    """Lets an ONNX file pass that means what TensorRT will make of it.
+def build_guarded(path: Path, build: Callable[[], T]) -> T:
+    """What `build` returns, which makes an engine of an ONNX file, where that file means what TensorRT will make of it.
+
+    The values of large weights are looked at in a process beside the builder, which takes one core. (Not in a thread:
+    the start of TensorRT and NumPy have been seen to wait for one another for ever.)
 
     Raises:
         ArtifactError: there is no such file, or it is no ONNX.
         BackendError: the graph has no nodes or no outputs, an opset that TensorRT does not know, is not valid ONNX, or
             holds a type that TensorRT lacks; an input or output is float64, or a node computes in it; a weight is
-            damaged, NaN or infinite; something is quantized to uint8.
+            damaged, NaN or infinite; something is quantized to uint8. Whatever else `build` raises.
     """
-    from onnx import inliner
-
     from qntz.graph import graphs_of
     from qntz.packed import read_bare
 
@@ -59,12 +64,29 @@ def guard(path: Path) -> None:
     _require_graph(model, path)
     _require_opset(model, path)
     _require_valid(model, path)
-    bare = inliner.inline_local_functions(model) if model.functions else model
+    bare = _without_functions(model)
     graphs = list(graphs_of(bare.graph))
     _require_types(model, graphs, weights, path)
     _require_no_double(bare, graphs, path)
-    _require_finite(graphs, weights, path)
     _require_signed(graphs, path)
+    if sum(len(weight.data) for weight in weights) < BESIDE:
+        _require_finite(graphs, weights, path)
+        return build()
+    built: list[T] = []
+    guarded(
+        lambda _: _require_finite(graphs, weights, path),
+        ended=lambda how: BackendError("the look at the weights ended", where=str(path), why=how, do="Run it again."),
+        meanwhile=lambda: built.append(build()),
+    )
+    return built[0]
+
+
+def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    if not model.functions:
+        return model
+    from onnx import inliner
+
+    return inliner.inline_local_functions(model)
 
 
 def _require_graph(model: onnx.ModelProto, path: Path) -> None:
@@ -150,6 +172,8 @@ def _require_no_double(bare: onnx.ModelProto, graphs: list[onnx.GraphProto], pat
     from qntz.graph import graphs_of
 
     double = onnx.TensorProto.DOUBLE
+    if not _may_be_double(graphs, double):
+        return
     try:
         inferred = list(graphs_of(onnx.shape_inference.infer_shapes(bare).graph))
     except onnx.shape_inference.InferenceError:  # an operator that ONNX does not know: the parser names it
@@ -172,6 +196,16 @@ def _require_no_double(bare: onnx.ModelProto, graphs: list[onnx.GraphProto], pat
                     why=NO_DOUBLE,
                     do="Compute in float32 in the model, or build with the backend onnxruntime.",
                 )
+
+
+def _may_be_double(graphs: list[onnx.GraphProto], double: int) -> bool:
+    """Whether a weight or constant is float64, or an attribute may name that type: nothing else makes one, and only
+    then the types have to be inferred."""
+    if any(tensor.data_type == double for _, _, tensor in _constants(graphs)):
+        return True
+    if any(value.type.tensor_type.elem_type == double for graph in graphs for value in graph.input):
+        return True  # large weights stand among these
+    return any(a.i == double for graph in graphs for node in graph.node for a in node.attribute)
 
 
 def _require_finite(graphs: list[onnx.GraphProto], weights: list[Weight], path: Path) -> None:
@@ -198,8 +232,10 @@ def _require_finite(graphs: list[onnx.GraphProto], weights: list[Weight], path: 
 
 
 def _is_finite(values: np.ndarray) -> bool:
-    """True only where all values are finite, told in one pass over a large weight; of float32 alone, and of what has
-    a square in it."""
+    """True only where all values are finite, told in one pass over a large weight: of float32, and of what has a square
+    in it, and of the 16-bit floats, whose exponent is all ones where they are not."""
+    if values.dtype.name in INFINITE:
+        return values.size == 0 or int((values.view(np.uint16) & SIGNLESS).max()) < INFINITE[values.dtype.name]
     if values.dtype != np.float32:
         return False
     with np.errstate(all="ignore"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from qntz.builtin._tensorrt_watch import last_errors, make_logger, without_driver_noise
+from qntz.builtin._tensorrt_watch import last_errors, make_logger, uncollected, without_driver_noise
 from qntz.errors import BackendError
 
 SHOWN = 3  # of the nodes that a parser refuses
@@ -39,6 +39,7 @@ def parsed(
     return network, parser
 
 
+@uncollected()
 def refused_nodes(trt: ModuleType, data: bytes) -> list[tuple[int, str, str]]:
     """What the parser refuses of an ONNX file: each node's position, its operator and why. It needs no GPU for that."""
     logger = make_logger(trt, drop_driver_noise=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from qntz import cuda
 from qntz.builtin._tensorrt_bound import BoundEngine, make_allocator
-from qntz.builtin._tensorrt_watch import last_errors, make_logger
+from qntz.builtin._tensorrt_watch import last_errors, make_logger, uncollected
 from qntz.errors import ArtifactError, BackendError, one_line
 from qntz.records import Arrays
 
@@ -46,14 +46,16 @@ class EngineRunner:
         self._trt, self._where = trt, str(plan)
         self._device = cuda.open_device()  # first, so that its context is the one that TensorRT uses
         self._logger = make_logger(trt, drop_driver_noise=False)
-        try:
-            self._runtime = trt.Runtime(self._logger)
-        except (TypeError, RuntimeError) as error:
-            raise BackendError("TensorRT does not start", where=self._where, why=last_errors(self._logger)) from error
-        if holds_code:
-            self._runtime.engine_host_code_allowed = True
-        self._engine = self._runtime.deserialize_cuda_engine(data)
-        self._context = None if self._engine is None else self._engine.create_execution_context()
+        with uncollected():
+            try:
+                self._runtime = trt.Runtime(self._logger)
+            except (TypeError, RuntimeError) as error:
+                why = last_errors(self._logger)
+                raise BackendError("TensorRT does not start", where=self._where, why=why) from error
+            if holds_code:
+                self._runtime.engine_host_code_allowed = True
+            self._engine = self._runtime.deserialize_cuda_engine(data)
+            self._context = None if self._engine is None else self._engine.create_execution_context()
         if self._context is None:
             raise BackendError(
                 "the engine cannot be loaded",

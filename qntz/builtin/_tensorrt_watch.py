@@ -6,7 +6,11 @@ them.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import re
+import threading
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +29,30 @@ _NO_DRIVER = re.compile(r"cudaError 35\b|CUDA initialization failure with error:
 def without_driver_noise(text: str) -> str:
     """A message without what TensorRT-RTX drags along about a missing driver while it builds without one."""
     return _NO_DRIVER_TAIL.sub("", text)
+
+
+_counting = threading.Lock()
+_within = 0  # blocks of `uncollected` that are being gone through, in any thread
+_collected = False  # whether garbage was collected before the first of them
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is collected in the block, in which TensorRT starts: it calls its logger under a lock of its own, and
+    an earlier builder that were freed in there would wait for that same lock, for ever."""
+    global _within, _collected
+    with _counting:
+        if not _within:
+            _collected = gc.isenabled()
+            gc.disable()
+        _within += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            _within -= 1
+            if not _within and _collected:
+                gc.enable()
 
 
 def make_logger(trt: ModuleType, *, drop_driver_noise: bool) -> Any:

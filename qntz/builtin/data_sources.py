@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qntz.artifacts import read_npz
+from qntz.callables import TARGET, resolved
 from qntz.errors import ArtifactError, DataError, did_you_mean, one_line
 from qntz.hookspecs import hookimpl
 from qntz.records import FILE, Arrays, DataSource
@@ -147,12 +147,12 @@ def open_python(options: Mapping[str, Any], root: Path) -> Iterator[Arrays]:
     Raises:
         DataError: the function cannot be imported or called, raises, or yields something else than arrays.
     """
-    if not isinstance(options.get("_target_"), str):
+    if not isinstance(options.get(TARGET), str):
         raise DataError("no function is named", where="source python", do="Add `_target_: package.module.function`.")
-    target = options["_target_"]
-    function = _imported(target)
+    target = options[TARGET]
+    function = resolved(target, DataError, what="function")
     number = -1
-    samples = _guarded(target, lambda: iter(function(**{k: v for k, v in options.items() if k != "_target_"})), "fails")
+    samples = _guarded(target, lambda: iter(function(**{k: v for k, v in options.items() if k != TARGET})), "fails")
     end = object()
     while (sample := _guarded(target, lambda: next(samples, end), f"fails after sample {number}")) is not end:
         number += 1
@@ -172,11 +172,11 @@ def open_dataset(options: Mapping[str, Any], root: Path) -> Iterator[Arrays]:
     Raises:
         DataError: it cannot be made, raises, or yields something else than tensors, arrays and numbers.
     """
-    if not isinstance(options.get("_target_"), str):
+    if not isinstance(options.get(TARGET), str):
         raise DataError("no dataset is named", where="source dataset", do="Add `_target_: package.module.Dataset`.")
-    target, names, count = options["_target_"], options.get("names"), options.get("count")
-    kind = _imported(target)
-    own = ("_target_", "names", "count")
+    target, names, count = options[TARGET], options.get("names"), options.get("count")
+    kind = resolved(target, DataError, what="function")
+    own = (TARGET, "names", "count")
     dataset = _guarded(target, lambda: kind(**{k: v for k, v in options.items() if k not in own}), "cannot be made")
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         indices: Iterator[int] = iter(spread(len(dataset), count))
@@ -206,22 +206,6 @@ def _named(item: Any, names: Any, target: str, number: int) -> Any:
 
 def _plain(value: Any) -> Any:
     return np.asarray(value) if isinstance(value, (bool, int, float)) else value
-
-
-def _imported(target: str) -> Any:
-    module, _, name = target.rpartition(".")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # the module is the user's: it may raise anything while it is imported
-        raise DataError(
-            "cannot be imported",
-            where=target,
-            why=one_line(error),
-            do="Name a function that `python -c 'import ...'` finds from the project's root.",
-        ) from error
-    if not callable(function):
-        raise DataError(f"is a {type(function).__name__}, no function", where=target)
-    return function
 
 
 def _guarded(target: str, call: Callable[[], Any], what: str) -> Any:

@@ -28,7 +28,7 @@ def check_configured(config: Any, root: Path, plugins: Plugins, loaded: Callable
         What `check_model` raises, and ModelError where the model cannot be loaded.
     """
     model = config.model
-    module = load_model(model.factory, model.weights, model.torchscript or model.program, root)
+    module = load_model(model.factory, model.weights, model.torchscript or model.program, root, model.trusted)
     probes = probes_for(model.probes, model.inputs, model.dims, root)
     order = in_order(module, list(model.inputs))  # by name, as all stages bind them
     example, *further = [{name: torch.from_numpy(probe[name]) for name in order} for probe in probes]

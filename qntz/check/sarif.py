@@ -16,9 +16,13 @@ _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sa
 ROOT = "SRCROOT"
 
 
-def as_sarif(report: CheckReport, rules: Sequence[Rule]) -> dict[str, Any]:
+def as_sarif(report: CheckReport, rules: Sequence[Rule], category: str = "") -> dict[str, Any]:
     """One run with its rules and results. Paths are relative to `SRCROOT`; `partialFingerprints` rest on the rule, the
-    path and the line's text, so that a finding keeps its identity when lines are added above it."""
+    path and the line's text, so that a finding keeps its identity when lines are added above it.
+
+    Args:
+        category: of the run (`automationDetails`), by which a code host keeps the runs of several models apart.
+    """
     ordered = sorted(rules, key=lambda rule: rule.code)
     numbers = {rule.slug: number for number, rule in enumerate(ordered)}
     seen: Counter[str] = Counter()
@@ -34,12 +38,14 @@ def as_sarif(report: CheckReport, rules: Sequence[Rule]) -> dict[str, Any]:
         "semanticVersion": qntz.__version__,
         "rules": [_rule(rule) for rule in ordered],
     }
-    run = {
+    run: dict[str, Any] = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
         "originalUriBaseIds": {ROOT: {"description": {"text": "the project's root"}}},
         "results": results,
     }
+    if category:
+        run["automationDetails"] = {"id": f"{category}/"}
     return {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
 
 

@@ -36,23 +36,24 @@ class Gate:
 
 
 def gates(run: Run, config: Mapping[str, GateConfig]) -> list[Gate]:
-    """Each condition of the configuration, engine by engine.
+    """Each condition of the configuration, engine by engine; of a run that is built in part, those that its engines
+    can be asked.
 
     Raises:
         ConfigError: a pattern matches no engine of the model, or the baseline of its ratios alone; a baseline is none.
     """
-    names = [engine.name for engine in run.engines]
-    found = []
+    names = [*(engine.name for engine in run.engines), *filter(None, run.missing)]
+    found: list[Gate] = []
     for pattern, gate in config.items():
         where = f"report.gates.{pattern}"
         matched = [engine for engine in run.engines if fnmatch.fnmatchcase(engine.name, pattern)]
-        if not matched:
+        if not matched and not fnmatch.filter(run.missing, pattern):
             raise ConfigError("matches no engine of the model", where=where, do=did_you_mean(pattern, names))
         if gate.baseline is not None and gate.baseline not in names:
             do = did_you_mean(gate.baseline, names)
             raise ConfigError(f"no engine {gate.baseline!r} of the model", where=f"{where}.baseline", do=do)
         asked = [one for engine in matched for one in _of(engine, gate, run)]
-        if not asked:  # the baseline beside itself
+        if not asked and not run.missing:  # the baseline beside itself
             do = "Name other engines, or another bound than a ratio."
             raise ConfigError("asks nothing of the engines that it matches", where=where, do=do)
         found += asked
@@ -118,7 +119,7 @@ def _of(engine: EngineRun, gate: GateConfig, run: Run) -> Iterator[Gate]:
     yield from least(f"SQNR{of}, dB", gate.sqnr_db, engine.figure("sqnr_db"))
     yield from least(f"agreement{of}", gate.agreement, engine.figure("agreement"))
     yield from most("bytes", gate.bytes, engine.plan_bytes)
-    if engine.name == gate.baseline:
+    if engine.name == gate.baseline or gate.baseline in run.missing:
         return
     baseline = next((one.plan_bytes for one in run.engines if one.name == gate.baseline), None)
     ratio = engine.plan_bytes / baseline if engine.plan_bytes is not None and baseline else None

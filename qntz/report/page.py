@@ -30,7 +30,7 @@ def render_html(run: Run, rows: Sequence[Provided], config: ReportConfig) -> str
     Raises:
         ConfigError: as `gates` does.
     """
-    return _rendered("page.html", _view(run, rows, config))
+    return rendered("page.html", _view(run, rows, config))
 
 
 def render_bench(model: str, timings: Sequence[Timing], told: Mapping[str, Any]) -> str:
@@ -53,10 +53,11 @@ def render_bench(model: str, timings: Sequence[Timing], told: Mapping[str, Any])
         "throughput": throughput_chart(timings, WIDE, NARROW),
         "absent": tables.Table("What was not run, and why", ("Runtime", "Why"), absent),
     }
-    return _rendered("bench.html", view)
+    return rendered("bench.html", view)
 
 
-def _rendered(template: str, view: Mapping[str, Any]) -> str:
+def rendered(template: str, view: Mapping[str, Any]) -> str:
+    """A template of this package with its style sheet in it."""
     import jinja2
 
     environment = jinja2.Environment(

@@ -100,7 +100,11 @@ class EngineRun:
 @dataclass(frozen=True)
 class Run:
     """The records of one model and its engines, the engines sorted by name; with the timings of those that were timed,
-    by the others' names why they were not, and the machine."""
+    by the others' names why they were not, and the machine.
+
+    `missing`: of a run that was gathered as far as it is built, the stage that has not run, by engine, and under "" of
+    the model itself.
+    """
 
     model: str
     check: Record
@@ -112,6 +116,7 @@ class Run:
     timings: Mapping[str, Timing] = field(default_factory=dict)
     not_timed: Mapping[str, str] = field(default_factory=dict)
     timed_on: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON records as the hook `qntz_report` gets them: by stage, and under "engines" by engine and stage."""
@@ -139,12 +144,20 @@ class Run:
         return min(names, default=None)
 
 
-def gather(paths: ModelPaths, engines: Sequence[str]) -> Run:
+def gather(paths: ModelPaths, engines: Sequence[str], *, allow_missing: bool = False) -> Run:
     """Reads the records of a model and of the engines named.
+
+    Args:
+        allow_missing: what is not built is left out, and told in `Run.missing`.
 
     Raises:
         ArtifactError: a record is missing or damaged, or an engine is not the one that its record describes.
     """
+    missing = _missing(paths, engines) if allow_missing else {}
+    if "" in missing:
+        check = _record(paths.check_json) if paths.check_json.is_file() else {}
+        return Run(paths.model, check, {}, {}, {}, (), missing=missing)
+    engines = [name for name in engines if name not in missing]
     found = [_engine(paths.engine(name)) for name in engines]
     seen = read_activations(paths, {one.name: one.quantize for one in found})
     return Run(
@@ -155,7 +168,27 @@ def gather(paths: ModelPaths, engines: Sequence[str]) -> Run:
         simplify=_record(paths.simplify_json),
         engines=tuple(dataclasses.replace(one, activations=tuple(seen.get(one.name, ()))) for one in found),
         materials=_materials(paths, engines),
+        missing=missing,
     )
+
+
+def _missing(paths: ModelPaths, engines: Sequence[str]) -> dict[str, str]:
+    """The first stage whose record is not there, by engine, and under "" of the model's own stages."""
+    found: dict[str, str] = {}
+    of_model = ("check", paths.verdict), ("torchscript", paths.torchscript_json), ("export", paths.export_json)
+    records = {"": [*of_model, ("simplify", paths.simplify_json)]}
+    for name in engines:
+        one = paths.engine(name)
+        records[name] = [
+            ("quantize", one.quantize_json),
+            ("engine", one.engine_json),
+            *(("verify", path) for path in (one.metrics, one.layer_figures, one.probe_figures)),
+        ]
+    for name, needed in records.items():
+        for stage, path in needed:
+            if not path.is_file():
+                found.setdefault(name, stage)
+    return found
 
 
 def _engine(paths: EnginePaths) -> EngineRun:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import bisect
-import pickle
+import io
 import re
 import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import _weights_only_unpickler
+from torch.jit import _pickle
 
 from qntz.statements import statement_at
 
@@ -29,11 +31,18 @@ def places_in(archive: zipfile.ZipFile) -> Places:
         code, _, rest = name.rpartition(".debug_pkl")
         if rest or code not in names:
             continue
-        spans = _spans(pickle.loads(archive.read(name)))
+        spans = _spans(_told(archive.read(name)))
         places = _placed(spans, archive.read(code).decode())
         if places:
             found[code.partition("/code/")[2]] = places
     return found
+
+
+def _told(pickled: bytes) -> Any:
+    """What torch tells of its code, read as `torch.load(weights_only=True)` reads: the archive may be of a model that
+    was made elsewhere."""
+    with torch.serialization.safe_globals([_pickle.build_intlist]):  # a list of numbers, and no more
+        return _weights_only_unpickler.load(io.BytesIO(pickled))
 
 
 def statement_of_stack(stack: str) -> str:

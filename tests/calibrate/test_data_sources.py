@@ -235,6 +235,10 @@ class Broken:
         raise OSError("disk on fire")
 
 
+class Nothing:
+    pass
+
+
 def words():
     return [{"image": "word"}]
 
@@ -273,7 +277,12 @@ def test_a_dataset_gives_its_items_by_name_spread_evenly():
         ({"_target_": f"{HERE}.Broken"}, f"{HERE}.Broken: fails at item 0: OSError: disk on fire."),
         ({"_target_": f"{HERE}.IMAGES"}, f"{HERE}.IMAGES: is a ndarray, no function."),
         ({"_target_": f"{HERE}.words"}, f"{HERE}.words, sample 0: image is a str, no NumPy array. Use numpy.asarray."),
-        ({"_target_": "builtins.object"}, "builtins.object: is a object, no dataset."),
+        ({"_target_": f"{HERE}.Nothing"}, f"{HERE}.Nothing: is a Nothing, no dataset."),
+        (
+            {"_target_": "builtins.object"},
+            "builtins.object: is refused: what comes with Python makes neither models nor samples."
+            " Name a class or a function of your project, or of a library.",
+        ),
     ],
 )
 def test_dataset_refusals(options, message):

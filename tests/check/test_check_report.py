@@ -97,6 +97,12 @@ def test_sarif_has_what_the_standard_requires(report, rules):
     assert "region" not in house["locations"][0]["physicalLocation"]
 
 
+def test_sarif_of_a_model_has_its_category(report, rules):
+    """Without which code scanning refuses two models' runs in one upload."""
+    assert "automationDetails" not in as_sarif(report, rules)["runs"][0]
+    assert as_sarif(report, rules, "qntz/digits")["runs"][0]["automationDetails"] == {"id": "qntz/digits/"}
+
+
 def test_sarif_fingerprints_stay_when_lines_move_and_tell_equal_lines_apart(report, rules):
     def prints(some):
         return [result["partialFingerprints"]["qntz/v1"] for result in as_sarif(some, rules)["runs"][0]["results"]]

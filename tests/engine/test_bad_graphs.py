@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from qntz.builtin._tensorrt_watch import make_logger
+from qntz.builtin._tensorrt_watch import make_logger, uncollected
 from qntz.builtin.tensorrt_rtx import qntz_backends
 from qntz.config import EngineConfig
 from qntz.errors import QntzError
@@ -92,6 +92,7 @@ def test_what_means_what_it_says_is_built(tmp_path: Path, good: onnx.ModelProto)
 def test_what_the_parser_makes_of_uint8_and_int64() -> None:
     """Why the guard refuses the one, and lets the other pass."""
 
+    @uncollected()
     def layers(made: onnx.ModelProto) -> list[Any]:
         logger = make_logger(trt, drop_driver_noise=True)
         kept.append(network := trt.Builder(logger).create_network(0))

@@ -43,6 +43,10 @@ class Driver:
         place.value = f"0000:{handle.value - 40:02}:00.0".encode()
         return 0
 
+    def cuDriverGetVersion(self, version: ctypes._CData) -> int:
+        version._obj.value = 13010
+        return 0
+
     def cuDeviceGetName(self, name: ctypes.Array, size: int, handle: ctypes.c_int) -> int:
         name.value = b"NVIDIA L4"
         return 0
@@ -203,6 +207,10 @@ class Management:
     def nvmlInit_v2(self) -> int:
         return 0
 
+    def nvmlSystemGetDriverVersion(self, text: ctypes.Array, size: int) -> int:
+        text.value = b"570.86.15"
+        return 0
+
     def nvmlDeviceGetHandleByPciBusId_v2(self, place: ctypes.Array, handle: ctypes._CData) -> int:
         handle._obj.value = 90 + int(place.value[5:7])
         return 0
@@ -221,3 +229,12 @@ def test_the_memory_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda.used_memory(1) is None
     monkeypatch.setattr(cuda, "_management_library", lambda: None)
     assert cuda.used_memory() is None
+
+
+def test_the_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_management_library", Management)
+    monkeypatch.setattr(cuda, "_driver", Driver)
+    assert (cuda.driver_version(), cuda.cuda_version()) == ("570.86.15", "13.1")
+    monkeypatch.setattr(cuda, "_management_library", lambda: None)
+    monkeypatch.setattr(cuda, "_driver", lambda: None)
+    assert (cuda.driver_version(), cuda.cuda_version()) == (None, None)

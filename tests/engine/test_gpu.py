@@ -72,3 +72,9 @@ def test_an_engine_runs_bound_as_a_graph_and_without_copies(device: cuda.Device,
     given = torch.from_numpy(x).cuda()
     output = torch.as_tensor(runner.run_on_device({"x": given})["y"], device="cuda")
     np.testing.assert_allclose(output.cpu().numpy(), x @ WEIGHT, rtol=1e-5, atol=1e-5)
+
+
+def test_the_driver_is_named() -> None:
+    assert cuda.driver_version().partition(".")[0].isdigit()
+    major, minor = cuda.cuda_version().split(".")
+    assert (int(major) >= 11, int(minor) < 10) == (True, True)

@@ -168,6 +168,7 @@ def test_the_timing_cache_is_kept_and_shared(bench: Bench, tmp_path: Path, monke
         ({"profiles": [{"batch": {"max": 8}}]}, "engine.profiles: none takes batch 9. Add one, or narrow model.dims"),
         ({"aux_streams": -1}, "engine.aux_streams: -1 is too small"),
         ({"profiles": [{}]}, "engine.profiles.0: {} is no profile"),
+        ({"profiles": [{"batch": [1, 2, 9]}]}, "engine.profiles.0.batch: [1, 2, 9] is no range. Give its sizes, {min: 1"),
         ({"profiles": [{"batch": {"min": 3, "opt": 2, "max": 4}}]}, "engine.profiles.0.batch: min 3, opt 2, max 4 are out"),
         ({"profiles": [{"bach": {"min": 1, "opt": 1, "max": 1}}]}, "engine.profiles.0.bach: no dimension 'bach'. Did you mean 'batch'?"),
         ({"profiles": [{"batch": {"min": 1, "opt": 8, "max": 65}}]}, "engine.profiles.0.batch: 1 to 65 leaves the model's 1 to 64."),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qntz import cuda
 from qntz.builtin import _tensorrt
+from qntz.builtin._tensorrt_guard import BESIDE
+from qntz.builtin._tensorrt_watch import uncollected
 from qntz.builtin.tensorrt_rtx import qntz_backends
 from qntz.config import EngineConfig
 from qntz.errors import ArtifactError, BackendError
@@ -145,6 +150,52 @@ def test_a_bad_profile_is_refused_without_a_word_of_the_driver(rtx: Backend, tmp
     assert "MIN<=OPT<=MAX" in text
 
 
+REFUSED_AGAIN_AND_AGAIN = """
+import gc, pathlib, sys
+from qntz.builtin.tensorrt_rtx import qntz_backends
+from qntz.config import EngineConfig
+from qntz.errors import BackendError
+from qntz.progress import Silent
+from qntz.records import TensorSpec
+
+(rtx,) = qntz_backends()
+gc.set_threshold(20)
+for _ in range(20):
+    try:
+        rtx.build(pathlib.Path(sys.argv[1]), [TensorSpec("x", "float32", (4, 5), (2, 5), (9, 5))], EngineConfig(), Silent())
+    except BackendError as error:
+        print(error.what)
+"""
+
+
+def test_a_builder_that_nobody_holds_any_more_is_not_in_the_way_of_the_next(tmp_path: Path) -> None:
+    """It stays behind in the frames of what was raised, until Python collects them: in a call of TensorRT's logger,
+    which holds the lock that the end of a builder takes, it would hang."""
+    linear(tmp_path)
+    command = [sys.executable, "-c", REFUSED_AGAIN_AND_AGAIN, str(tmp_path / "linear.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.splitlines() == ["the shape ranges are refused (x [4, 5] [2, 5] [9, 5])"] * 20
+
+
+def test_garbage_is_collected_again_once_the_last_has_built() -> None:
+    """Blocks that overlap, as in two threads: the one that ends first does not let it be collected under the other."""
+    first, second = uncollected(), uncollected()
+    assert gc.isenabled()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not gc.isenabled()
+    second.__exit__(None, None, None)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()  # as it was
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize(
     ("spec", "why"),
     [
@@ -170,6 +221,24 @@ def test_nan_weights_are_refused(rtx: Backend, tmp_path: Path) -> None:
     weight = WEIGHT.copy()
     weight[1, 2] = weight[4, 0] = np.nan
     assert "weight 'w' holds NaN: 2 of 15 elements. Repair" in refused(rtx, linear(tmp_path, weight), BATCH)
+
+
+def test_large_weights_are_looked_at_beside_the_builder(rtx: Backend, tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(2048, 2049)).astype(np.float32)
+    assert weight.nbytes > BESIDE
+    spec = TensorSpec("x", "float32", (2, 2048), (2, 2048), (2, 2048))
+    steps = Watched()
+    built = rtx.build(linear(tmp_path, weight, batch=2), [spec], PORTABLE, steps)
+    assert len(built.plan) > weight.nbytes
+    assert steps.steps
+    weight[-1, -1] = np.nan
+    path, text = linear(tmp_path, weight, batch=2), "weight 'w' holds NaN: 1 of 4196352 elements. Repair"
+    assert text in refused(rtx, path, spec)
+    # it is told before what the builder says of the rest
+    wrong = TensorSpec("x", "float32", (2, 7), (2, 7), (2, 7))
+    assert text in refused(rtx, path, wrong)
+    weight[-1, -1] = 0
+    assert "model.dims give [2, 7]" in refused(rtx, linear(tmp_path, weight, batch=2), wrong)
 
 
 def test_nan_in_a_constant_of_a_subgraph_is_refused(rtx: Backend, tmp_path: Path) -> None:

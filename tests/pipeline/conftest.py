@@ -8,11 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
+
+from qntz import cli
 
 ROOT = Path(__file__).parent.parent.parent
 REPRODUCIBLE = (".onnx", ".ts", ".npz", "ranges.json", "calibration.cache", "sources.json", "verdict.json")
@@ -24,6 +27,7 @@ class Project:
 
     path: Path
     environment: dict[str, str] = field(default_factory=dict)
+    seconds: float = 900  # that a command may take
 
     def env(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         tools = Path(sys.executable).parent
@@ -31,11 +35,21 @@ class Project:
 
     def run(self, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, cwd=self.path, env=self.env(extra), capture_output=True, text=True, timeout=900, check=False
+            command,
+            cwd=self.path,
+            env=self.env(extra),
+            capture_output=True,
+            text=True,
+            timeout=self.seconds,
+            check=False,
         )
 
     def dvc(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         return self.run("dvc", *arguments, **extra)
+
+    def qntz(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        """The project's own copy of the tool."""
+        return self.run("python", "-m", "qntz.cli", *arguments, **extra)
 
     def repro(self, *arguments: str, **extra: str) -> set[str]:
         """Runs `dvc repro`, which must succeed; the stages that ran, compose left out."""
@@ -52,11 +66,42 @@ class Project:
         (self.path / path).write_text(text.replace(old, new, 1))
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of every artifact that has the same bytes everywhere."""
-        files = sorted(
-            p for p in (self.path / "build/models").rglob("*") if p.is_file() and p.name.endswith(REPRODUCIBLE)
-        )
-        return {str(p.relative_to(self.path)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+        """SHA-256 of every artifact that has the same bytes everywhere, of the models and engines that params.yaml names
+        (DVC leaves the files of those that it named once)."""
+        params = yaml.safe_load((self.path / "params.yaml").read_text())
+        found = {}
+        for path in sorted((self.path / "build/models").rglob("*")):
+            model, *inner = path.relative_to(self.path / "build/models").parts
+            named = model in params["models"] and (
+                inner[:1] != ["engines"] or set(inner[1:2]) <= set(params["engines"])
+            )
+            if named and path.is_file() and path.name.endswith(REPRODUCIBLE):
+                found[str(path.relative_to(self.path))] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Qntz = Callable[..., Done]
+
+
+@pytest.fixture
+def qntz(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Qntz:
+    """Runs a command of the tool in a project, in this process, which saves the imports."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(project: Project, *arguments: str) -> Done:
+        monkeypatch.chdir(project.path)
+        capsys.readouterr()
+        code = cli.main(arguments)
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 def stages_run(output: str) -> set[str]:

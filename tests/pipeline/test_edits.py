@@ -112,3 +112,58 @@ def test_a_comment_in_a_models_source_reaches_the_check_alone(project: Project) 
     with (project.path / "examples/digits/model.py").open("a") as file:
         file.write("\n# a remark\n")
     assert project.repro() == {"check@digits"}
+
+
+MEDDLES = """
+import subprocess
+from pathlib import Path
+
+from qntz import hookimpl
+
+
+@hookimpl
+def qntz_rules():
+    file = Path({path!r})
+    text = file.read_text()
+    file.write_text(text.replace({old!r}, {new!r}))
+    subprocess.run({command!r}, check=True)
+    file.write_text(text)
+    return []
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "command", "told"),
+    [
+        (
+            *("examples/digits/model.py", "def forward", "ADDED = 1\n\n    def forward", ["true"]),
+            "examples/digits/model.py: changed after it was composed.",
+        ),
+        (
+            *("params.yaml", "models:", "models:\n  other: {use: digits, check: {seconds: 99}}", ["true"]),
+            "",  # nothing reads it before the next run
+        ),
+        (
+            *("conf/check/default.yaml", "seconds: ", "seconds: 1", ["python", "-m", "stages.compose"]),
+            "params.yaml: digits: it was composed anew while it ran.",
+        ),
+    ],
+    ids=["code", "params", "composed"],
+)
+def test_what_is_written_while_a_stage_runs(
+    project: Project, path: str, old: str, new: str, command: list[str], told: str
+) -> None:
+    """Although it is the old text again by its end: the new one may have been read in between."""
+    plugin, text = project.path / "plugins/meddles.py", (project.path / path).read_text()
+    assert old in text
+    try:
+        plugin.write_text(MEDDLES.format(path=path, old=old, new=new, command=command))
+        done = project.dvc("repro", "check@digits")
+        assert (done.returncode != 0) == bool(told), done.stderr
+        if told:
+            assert f"error: check digits: {told} Nothing is kept of this stage. Run `dvc repro` again." in done.stderr
+            assert "check@digits" in project.dvc("status", "check@digits").stdout
+    finally:
+        plugin.unlink()
+        (project.path / path).write_text(text)
+    project.repro("check@digits")

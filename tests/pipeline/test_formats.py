@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import onnx
+import pytest
 import yaml
 
 from tests.pipeline.conftest import Project
 
+pytestmark = pytest.mark.slow
 MODELS = {"digits": {}, "sums": {"use": "digits"}}
 
 

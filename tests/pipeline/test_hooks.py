@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import onnx
+import pytest
 
 from tests.pipeline.conftest import Project
 
@@ -129,6 +130,7 @@ engines:
 """
 
 
+@pytest.mark.slow
 def test_every_hook_leaves_its_mark(empty_project: Project) -> None:
     (empty_project.path / "plugins/every.py").write_text(PLUGIN)
     empty_project.params(PARAMS.format(share=1.0))

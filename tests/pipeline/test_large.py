@@ -25,7 +25,9 @@ def folder() -> Iterator[Path]:
         yield Path(path).resolve()
 
 
-@pytest.mark.parametrize("name", MILLIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.soak] if name == "vit_base" else []) for name in MILLIONS]
+)
 def test_a_large_model_becomes_engines_of_half_precision_and_of_int8(name: str, folder: Path) -> None:
     pytest.importorskip("transformers")
     project = new_project(folder / "project")
@@ -53,6 +55,7 @@ def test_a_large_model_becomes_engines_of_half_precision_and_of_int8(name: str, 
     assert told["figures"]["sqnr_db"] > 10
 
 
+@pytest.mark.soak
 def test_a_large_model_becomes_engines_of_fp8_and_int4(folder: Path) -> None:
     pytest.importorskip("transformers")
     project = new_project(folder / "project")

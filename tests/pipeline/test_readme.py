@@ -42,7 +42,7 @@ def follow(project: Project, kind: str, file: str, body: str) -> None:
                 assert expected in output, output
             else:
                 assert done.returncode == 0, f"{line}\n{output[-3000:]}"
-    elif file == "params.yaml":
+    elif kind == "yaml" and file == "params.yaml":
         params = yaml.safe_load((project.path / file).read_text())
         for group, entries in yaml.safe_load(body).items():
             params[group].update(entries)

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import yaml
 
+from qntz.repro.mend import mend
 from tests.pipeline.conftest import Project, new_project, stages_run
 
 
@@ -53,6 +55,16 @@ def test_the_second_run_executes_compose_alone(small: Project) -> None:
     assert stages_run(done.stdout) == {"compose"}
 
 
+def test_compose_records_the_same_in_every_checkout(small: Project, empty_project: Project) -> None:
+    """Else each clone would change dvc.lock, although nothing is another."""
+    empty_project.params((small.path / "params.yaml").read_text())
+    (empty_project.path / "build/config").mkdir(parents=True)
+    (empty_project.path / "build/config/watched.json").write_text("{}")  # of an earlier version
+    assert empty_project.repro("compose") == set()
+    here, there = (yaml.safe_load((one.path / "dvc.lock").read_text())["stages"] for one in (small, empty_project))
+    assert here["compose"] == there["compose"]
+
+
 def test_metrics_and_plots_are_one_table_and_one_chart(small: Project) -> None:
     shown = small.dvc("metrics", "show", "--json")
     (metrics,) = json.loads(shown.stdout)[""]["data"].values()
@@ -82,6 +94,7 @@ def test_deleted_artifacts_come_back_without_running_anything(small: Project) ->
     assert plan.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_dvc_lock_cut_off_by_a_kill_is_mended_and_nothing_runs_again(small: Project) -> None:
     lock = small.path / "dvc.lock"
     whole = lock.read_bytes()
@@ -90,26 +103,28 @@ def test_a_dvc_lock_cut_off_by_a_kill_is_mended_and_nothing_runs_again(small: Pr
     for cut in (1, len(whole) // 3, whole.index(b"hash:") + 5, whole.rindex(b"hash:") + 7, whole.rindex(b"md5:") + 4):
         lock.write_bytes(whole[:cut])
         refused += small.dvc("status", "compose").returncode != 0
-        assert small.run("python", "-m", "stages.mend_lock").returncode == 0
-        assert small.repro() == set()
+        done = small.qntz("repro")
+        assert done.returncode == 0, done.stderr
+        assert stages_run(done.stdout) == {"compose"}
         assert small.digests() == digests
     assert refused >= 2  # DVC alone would not have gone on
     lock.write_bytes(whole)
-    assert "damaged" not in small.run("python", "-m", "stages.mend_lock").stdout
+    assert mend(small.path) == []
     assert lock.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_list_of_locks_cut_off_by_a_kill_is_mended(small: Project) -> None:
     running = small.path / ".dvc/tmp/rwlock"
     whole = running.read_text()
-    assert small.run("python", "-m", "stages.mend_lock").stdout == ""
+    assert mend(small.path) == []
     assert running.read_text() == whole
     for damaged in ("", '{"read": {', "[]"):
         running.write_text(damaged)
         assert small.dvc("repro").returncode != 0  # DVC alone would not go on
-        told = small.run("python", "-m", "stages.mend_lock")
-        assert told.stdout.startswith(".dvc/tmp/rwlock was damaged, and is removed"), told.stderr
-        assert small.repro() == set()
+        done = small.qntz("repro")
+        assert ".dvc/tmp/rwlock was damaged, and is removed" in done.stderr
+        assert (done.returncode, stages_run(done.stdout)) == (0, {"compose"})
 
 
 @pytest.mark.slow
@@ -169,22 +184,27 @@ def test_one_mistake_is_one_line(empty_project: Project) -> None:
 
 def test_a_failed_stage_writes_nothing_and_loses_nothing(small: Project) -> None:
     """Its own artifacts are as before; a stage by itself, as `dvc repro` would start it, with a tolerance of nothing."""
-    composed = small.path / "build/config/engines/digits-int8.yaml"
-    kept, before = composed.read_text(), small.digests()
+    params = small.path / "params.yaml"
+    kept, before = params.read_text(), small.digests()
     try:
-        composed.write_text(kept.replace("metric_drop: 0.01", "metric_drop: 0").replace("method: mse", "method: tiny"))
+        small.params(
+            "models: {digits: {}}\nengines: {digits-int8: {model: digits, quantize: "
+            "{use: int8, method: tiny, tolerance: {metric_drop: 0}}}}\n"
+        )
         (small.path / "plugins/tiny.py").write_text(
             "from qntz import hookimpl\nfrom qntz.records import ThresholdMethod\n\n@hookimpl\ndef qntz_threshold_methods():\n"
             "    yield ThresholdMethod(name='tiny', threshold=lambda histogram: histogram.amax / 1000)\n"
         )
+        assert small.run("python", "-m", "stages.compose").returncode == 0
         done = small.run("python", "-m", "stages.quantize", "digits-int8")
         assert done.returncode == 1
         assert done.stderr.startswith("error: quantize digits-int8: quantized.onnx: is too far from the eager model")
         assert done.stderr.count("\n") == 1
         assert small.digests() == before
     finally:
-        composed.write_text(kept)
+        params.write_text(kept)
         (small.path / "plugins/tiny.py").unlink()
+        assert small.run("python", "-m", "stages.compose").returncode == 0
 
 
 def test_wrong_usage_is_exit_code_2(small: Project) -> None:

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qntz import ort
+from qntz.builtin._tensorrt_watch import uncollected
 from qntz.builtin.thresholds import qntz_threshold_methods
 from qntz.calibrate import collect
 from qntz.config import QuantizeConfig
@@ -183,6 +184,7 @@ def rtx_build():
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR) and "cudaError" not in message:
                 self.errors.append(message)
 
+    @uncollected()
     def build(data: bytes) -> int | str:
         logger = Logger()
         builder = trt.Builder(logger)

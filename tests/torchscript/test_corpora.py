@@ -22,10 +22,16 @@ LONG = frozenset(
     )
 )
 """Those that take minutes to be refused; `make bench-routes` has them."""
+MINUTES = (  # each, on two cores: `make soak`
+    *("control/values_exit", "control/size_flow", "control/values_lists"),
+    *("corpus/data_dependent_control_flow", "ported/vision"),
+)
 REFUSED = frozenset((Path(__file__).parent / "refused.txt").read_text().split())
 
 
-@pytest.mark.parametrize("file", corpora.files())
+@pytest.mark.parametrize(
+    "file", [pytest.param(file, marks=[pytest.mark.soak] if file in MINUTES else []) for file in corpora.files()]
+)
 def test_right_or_refused(file: str) -> None:
     wrong, refused = judged(file)
     assert not wrong

@@ -56,13 +56,14 @@ np.savez("given.npz", **{name: value.numpy() for name, value in given.items()})
 USE = """
 import sys, json, numpy as np
 from pathlib import Path
+from qntz.artifacts import digest_file
 from qntz.export import export
 from qntz.model import load_model
 from qntz.torchscript import capture
 given = np.load("given.npz")
 told = {}
 for name in ("plain.ts", "net.pt2"):
-    model = load_model(None, None, name, Path("."))
+    model = load_model(None, None, name, Path("."), digest_file(Path(name)))
     runs = [{"x": given[key], "shift": given["shift"]} for key in ("x", "more")]
     captured = capture(model, runs[0], runs[1:])
     exported = export(captured, name + ".onnx")

@@ -1,0 +1,95 @@
+"""Whether the files that a stage depends on are still as they were when its entry was composed.
+
+compose digests them once, before anything runs; a stage reads them later. What was written in between would be kept
+under the digest of what was there before, in dvc.lock and in the cache, for good. So a stage looks at its files' states
+when it begins and when it is done: their sizes, times and numbers, also where the content is the old one again by then.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from qntz.artifacts import BUILD
+from qntz.errors import ArtifactError
+
+WATCHED = BUILD / "memo" / "watched.json"  # not in build/config: times and numbers are of this checkout alone
+COMPILED = "__pycache__"
+DISTRIBUTIONS = (".dist-info", ".egg-info", ".egg", ".egg-link")
+
+Watched = tuple[str, str]
+"""What is looked at: a kind ("file", "folder": all that is below it, "glob": the paths that it finds, "site": the
+distributions in a folder of sys.path) and a path."""
+
+
+def files_in(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """The files below a folder, through links too, but for compiled Python. A link to a folder that it stands in, one
+    of `above`, is not followed: it has no end."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir():
+                yield Path(entry.path)
+            elif entry.name != COMPILED:
+                yield from files_in(Path(entry.path), above | {real})
+
+
+def distributions_in(folder: str) -> list[str]:
+    """The names of what is installed in a folder of sys.path, versions included; none where it cannot be read."""
+    try:
+        return sorted(name for name in os.listdir(folder) if name.endswith(DISTRIBUTIONS))
+    except OSError:
+        return []
+
+
+def state(kind: str, path: str) -> Any:
+    """The state of what is looked at, of JSON's types; None where it is not there."""
+    if kind == "file":
+        return _file_state(path)
+    if kind == "folder":
+        try:
+            return sorted([str(one), _file_state(one)] for one in files_in(Path(path)))
+        except OSError:
+            return None
+    return sorted(glob.glob(path, recursive=True)) if kind == "glob" else distributions_in(path)
+
+
+def _file_state(path: str | Path) -> list[int] | None:
+    """Size, time and number: not the time of the last change of its rights or links, which change no content."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def as_text(stages: Mapping[str, Collection[Watched]], states: Mapping[Watched, Any]) -> str:
+    """The text of build/memo/watched.json: what each stage ("export@digits") looks at, and its states."""
+    known = {one: str(number) for number, one in enumerate(sorted({one for of in stages.values() for one in of}))}
+    sets: dict[tuple[str, ...], int] = {}
+    of = {
+        stage: sets.setdefault(tuple(known[one] for one in sorted(watched)), len(sets))
+        for stage, watched in sorted(stages.items())
+    }
+    listed = {number: [*one, states[one]] for one, number in known.items()}
+    return json.dumps({"stages": of, "sets": [list(one) for one in sets], "states": listed}, separators=(",", ":"))
+
+
+def require_unchanged(root: Path, stage: str) -> None:
+    """Raises ArtifactError where something that a stage ("export@digits") depends on is not as compose saw it."""
+    try:
+        told = json.loads((root / WATCHED).read_text(encoding="utf-8"))
+        watched = [told["states"][number] for number in told["sets"][told["stages"][stage]]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # nothing was composed here: `dvc repro` always does; a stage by itself goes by what there is
+    for kind, path, before in watched:
+        if state(kind, path) != before:
+            what = "installed packages changed" if kind == "site" else "changed"
+            do = "Nothing is kept of this stage. Run `dvc repro` again."
+            raise ArtifactError(f"{what} after it was composed", where=os.path.relpath(path, root), do=do)

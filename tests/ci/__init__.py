@@ -1,0 +1,1 @@
+"""What a user copies for CI: held against the schemas of its services, and run."""
