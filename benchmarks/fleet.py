@@ -1,0 +1,158 @@
+"""Many models: what DVC costs beside the stages' own work, as the set grows, one after the other and side by side.
+
+The models are one small trained net under many names, each with three engines. Each run is cold, then without a change,
+then with one model changed: by plain `dvc repro` with all stages in one pipeline and with one for each model, and by
+`qntz repro -j 2`. What the stages themselves take is measured in the same run, by the shell that DVC starts them with.
+`python -m benchmarks.fleet [--models 5,20,100] [--ways one,split,side] [--jobs 2]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.pipeline import project
+
+MODEL, KINDS = "digits", ("fp32", "fp16", "int8")
+WAYS = {
+    "one": ("dvc repro, one pipeline", ["dvc", "repro"]),
+    "split": ("dvc repro, one for each", ["dvc", "repro"]),
+    "side": ("qntz repro -j {jobs}", [sys.executable, "-m", "qntz.cli", "repro", "-j", "{jobs}"]),
+}
+SHELL = """#!{python}
+import fcntl, os, resource, subprocess, sys, time
+start = time.perf_counter()
+code = subprocess.call(["/bin/sh", *sys.argv[1:]])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+with open({record!r}, "a") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(f"{{used.ru_utime + used.ru_stime}} {{time.perf_counter() - start}}\\n")
+sys.exit(code)
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """CPU and wall seconds of a run with all that it started, of these those of the stages themselves, and how many
+    stages ran."""
+
+    cpu: float
+    wall: float
+    stages_cpu: float
+    stages_wall: float
+    ran: int
+
+    @property
+    def overhead(self) -> float:
+        """CPU seconds beside the stages' own."""
+        return self.cpu - self.stages_cpu
+
+
+def generated(folder: Path, count: int) -> None:
+    """A project with so many models."""
+    project(folder, MODEL)
+    names = [f"m{index:03}" for index in range(count)]
+    entries = {
+        "models": {name: {"use": MODEL} for name in names},
+        "engines": {f"{name}-{kind}": {"model": name, "quantize": {"use": kind}} for name in names for kind in KINDS},
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(entries, sort_keys=False))
+
+
+def measured(command: list[str], folder: Path) -> Cost:
+    """Runs a command, which must succeed."""
+    record = folder / ".dvc/tmp/stages.txt"
+    record.parent.mkdir(exist_ok=True)
+    record.unlink(missing_ok=True)
+    shell = folder / ".dvc/tmp/shell"
+    shell.write_text(SHELL.format(python=sys.executable, record=str(record)))
+    shell.chmod(0o755)
+    tools = Path(sys.executable).parent
+    environment = {**os.environ, "SHELL": str(shell), "PATH": f"{tools}:{os.environ['PATH']}"}
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    wall = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)[:80]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    lines = [tuple(map(float, line.split())) for line in record.read_text().splitlines()] if record.exists() else []
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(cpu, wall, sum(one for one, _ in lines), sum(one for _, one in lines), len(lines))
+
+
+def emptied(folder: Path) -> None:
+    for name in ("build", ".dvc/cache", ".dvc/tmp"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for lock in (folder / "dvc.lock", *folder.glob("pipelines/*/dvc.lock")):
+        lock.unlink(missing_ok=True)
+
+
+def runs(folder: Path, command: list[str], count: int) -> dict[str, Cost]:
+    """Cold, nothing changed, and one model changed."""
+    params = folder / "params.yaml"
+    kept = params.read_text()
+    emptied(folder)
+    found = {"cold": measured(command, folder)}
+    if found["cold"].ran < count * (6 + 3 * len(KINDS)):
+        sys.exit(f"{found['cold'].ran} stages ran, which are too few")
+    time.sleep(2.1)  # what is younger than two seconds is not remembered
+    measured(command, folder)
+    found["nothing changed"] = measured(command, folder)
+    changed = kept.replace("use: int8", "use: int8\n      method: entropy", 1)
+    if changed == kept:
+        sys.exit("params.yaml is not as it was thought to be")
+    params.write_text(changed)
+    found["one model changed"] = measured(command, folder)
+    params.write_text(kept)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="5,20,100")
+    parser.add_argument("--ways", default="split,side")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    console = Console(width=130)
+    with tempfile.TemporaryDirectory() as temporary:
+        for count in map(int, options.models.split(",")):
+            table = Table(title=f"{count} models with {len(KINDS)} engines each: CPU / wall seconds")
+            for head in ("", "run", "stages ran", "whole", "the stages' own", "beside", "a stage"):
+                table.add_column(head, justify="left" if head in ("", "run") else "right")
+            for way in options.ways.split(","):
+                folder = Path(temporary).resolve() / f"{way}-{count}"
+                folder.mkdir()
+                generated(folder, count)
+                name, command = WAYS[way]
+                if way != "one":
+                    measured([sys.executable, "-m", "qntz.cli", "pipelines", "--split"], folder)
+                command = [part.format(jobs=options.jobs) for part in command]
+                every = count * (6 + 3 * len(KINDS)) + 1
+                for run, cost in runs(folder, command, count).items():
+                    table.add_row(
+                        name.format(jobs=options.jobs) if run == "cold" else "",
+                        run,
+                        str(cost.ran),
+                        f"{cost.cpu:.1f} / {cost.wall:.1f}",
+                        f"{cost.stages_cpu:.1f} / {cost.stages_wall:.1f}",
+                        f"{cost.overhead:.1f}",
+                        f"{cost.overhead / every:.4f}",
+                    )
+                shutil.rmtree(folder)
+            console.print(table)
+
+
+if __name__ == "__main__":
+    main()

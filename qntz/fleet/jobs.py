@@ -1,0 +1,83 @@
+"""What a run goes through, as jobs that DVC is given one by one: stages that have to follow each other anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from qntz.config import ENGINE_STAGES, MODEL_STAGES
+
+CPU, GPU, ALONE = "cpu", "gpu", "alone"
+APART = ("report",)  # of an entry's stages, what waits for more than the one before
+
+
+@dataclass
+class Job:
+    """Stages that one DVC goes through, in this order.
+
+    Attributes:
+        stages: their names ("quantize@digits-int8"). kind: what they take beside memory: "cpu", nothing that is
+            counted; "gpu", one of these; "alone", the machine.
+        memory: bytes, at most, as far as known. needs: the jobs, by number, that have to end well before.
+    """
+
+    stages: list[str]
+    kind: str
+    memory: int
+    needs: set[int] = field(default_factory=set)
+
+
+def jobs_of(
+    order: Sequence[str],
+    before: Mapping[str, Collection[str]],
+    kinds: Mapping[str, str],
+    memory: Mapping[str, int],
+) -> list[Job]:
+    """The jobs that go through the stages given, in an order in which each follows those that it needs.
+
+    Stages of one entry are put together where nothing else has to run in between.
+
+    Args:
+        order: the stages, as DVC would go through them. before: of each stage those that it depends on, of any.
+        kinds: of each that of its job. memory: of each the bytes that it takes.
+    """
+    jobs: list[Job] = []
+    of: dict[str, int] = {}
+    reached: list[set[int]] = []  # of each job those that end before it begins, however long ago
+    last: dict[tuple[str, str], int] = {}
+    for stage in order:
+        needs = {of[one] for one in before.get(stage, ()) if one in of}
+        stage_kind, _, name = stage.partition("@")
+        group = _group(stage_kind)
+        key = (group, name)
+        number = last.get(key) if group else None
+        if number is not None and jobs[number].kind == kinds[stage] and needs <= {number, *reached[number]}:
+            jobs[number].stages.append(stage)
+            jobs[number].memory = max(jobs[number].memory, memory[stage])
+        else:
+            number = last[key] = len(jobs)
+            jobs.append(Job([stage], kinds[stage], memory[stage], needs))
+            reached.append(needs.union(*(reached[one] for one in needs)))
+        of[stage] = number
+    return jobs
+
+
+def _group(kind: str) -> str:
+    """What a stage may be put together with; "" for those that stand alone."""
+    if kind in APART:
+        return ""
+    return "engine" if kind in ENGINE_STAGES else "model" if kind in MODEL_STAGES else ""
+
+
+def blocked_by(failed: int, jobs: Sequence[Job]) -> list[int]:
+    """The jobs that cannot run once one has failed, in their order."""
+    found = {failed}
+    for number, job in enumerate(jobs):
+        if job.needs & found:
+            found.add(number)
+    return sorted(found - {failed})
+
+
+def ready(jobs: Sequence[Job], waiting: Iterable[int], done: Collection[int]) -> list[int]:
+    """Those of the waiting jobs that may begin, as far as others are concerned."""
+    return [number for number in waiting if jobs[number].needs <= {*done}]
