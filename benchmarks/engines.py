@@ -1,8 +1,9 @@
 """Engines of the pipeline beside those of a bare builder script, on the same graph and with the same options.
 
 Two things are compared, in turn, and told as medians. The builder: our backend's `build`, its look at the graph
-included, beside the calls that a script makes. The process: `python -m stages.engine`, as dvc.yaml starts it, beside
-the whole script; a stage imports ONNX and the plugins besides, and digests what it reads and writes.
+included, beside the calls that a script makes, both from where TensorRT and ONNX are loaded. The process:
+`python -m stages.engine`, as dvc.yaml starts it, beside the whole script; a stage imports ONNX and the plugins besides,
+and digests what it reads and writes.
 `python -m benchmarks.engines [--runs N] [MODEL ...]`; the default is every model of conf/model.
 """
 
@@ -79,16 +80,20 @@ def prepared(folder: Path, model: str) -> dict[str, Path]:
     return {name: folder / "build/models" / model / "engines" / name for name in engines}
 
 
-def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], folder: Path, **extra: str) -> subprocess.CompletedProcess[str]:
     tools = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", **extra}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def measured(command: list[str], folder: Path) -> tuple[Run, str]:
-    """What a command and all that it starts took, and what it printed; ends the program where it fails."""
+def measured(command: list[str], folder: Path, **extra: str) -> tuple[Run, str]:
+    """What a command and all that it starts took, and what it printed; ends the program where it fails.
+
+    Args:
+        extra: set in its environment.
+    """
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = run(command, folder)
+    done = run(command, folder, **extra)
     wall = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:

@@ -6,7 +6,6 @@ builds on a machine without a GPU.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from qntz import cuda
-from qntz.builtin._tensorrt_guard import build_guarded
+from qntz.builtin._tensorrt_guard import build_guarded, load_operators
 from qntz.builtin._tensorrt_implicit import Implicit, implicit_of, set_implicit
 from qntz.builtin._tensorrt_inputs import add_profiles, as_built, fitted
 from qntz.builtin._tensorrt_layers import counted, engine_layers, network_layers
@@ -23,7 +22,7 @@ from qntz.builtin._tensorrt_options import refusal, set_options
 from qntz.builtin._tensorrt_parse import parsed
 from qntz.builtin._tensorrt_run import EngineRunner
 from qntz.builtin._tensorrt_timing import TimingCache
-from qntz.builtin._tensorrt_watch import last_errors, make_logger, make_monitor, uncollected
+from qntz.builtin._tensorrt_watch import interruptible, last_errors, make_logger, make_monitor, uncollected
 from qntz.config import EngineConfig
 from qntz.errors import BackendError, one_line
 from qntz.records import Built, Progress, Runner, TensorSpec
@@ -46,7 +45,9 @@ class TensorRTBackend:
 
     def _module(self) -> ModuleType:
         try:
-            return self._load_module()
+            module = self._load_module()
+            load_operators()  # the build's own imports end here
+            return module
         except ImportError as error:
             missing = isinstance(error, ModuleNotFoundError) and error.name == self.name
             why = "" if missing else one_line(error)
@@ -155,9 +156,9 @@ class TensorRTBackend:
             trt = self._module()
             monitor = make_monitor(trt, progress)
             with contextlib.ExitStack() as stack:
+                stack.enter_context(interruptible(monitor.stop))
                 implicit = stack.enter_context(implicit_of(onnx_path)) if config.implicit_int8 else None
-                # TensorRT swallows a KeyboardInterrupt that reaches it in a callback, so these run in another thread
-                return _in_thread(lambda: self._build(trt, onnx_path, inputs, config, monitor, implicit), monitor.stop)
+                return self._build(trt, onnx_path, inputs, config, monitor, implicit)
 
         return build_guarded(onnx_path, build)
 
@@ -238,39 +239,6 @@ class TensorRTBackend:
         if self.name == FULL:
             return f"{cuda.gpu_name()} ({cuda.capability()})"
         return ", ".join(config.compute_capabilities) or "portable (tensorrt_rtx's default)"
-
-
-def _in_thread(work: Callable[[], Built], stop: Callable[[], None]) -> Built:
-    """What `work` returns or raises, run in a thread of its own; an interruption of this one calls `stop`, and waits
-    for the end unless a second one comes.
-
-    It starts and waits without a lock, which an interruption that falls into taking it would leave taken for ever:
-    that is why neither threading.Thread nor concurrent.futures stands here."""
-    started: list[bool] = []
-    built: list[Built] = []
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        started.append(True)
-        try:
-            built.append(work())
-        except BaseException as error:
-            raised.append(error)
-
-    def wait(running: list[bool]) -> None:
-        while running and not built and not raised:
-            time.sleep(0.002)
-
-    try:
-        _thread.start_new_thread(run, ())
-        wait([True])
-    except BaseException:
-        stop()
-        wait(started)
-        raise
-    if raised:
-        raise raised[0]
-    return built[0]
 
 
 def _capabilities(trt: ModuleType) -> list[str]:

@@ -45,6 +45,13 @@ ADDED = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}  # inputs from which on they 
 NO_DOUBLE = "TensorRT has no float64 and would take it for float32"
 
 
+def load_operators() -> None:
+    """Loads what ONNX knows of its operators, by which a graph is checked: a table that it makes on first use."""
+    import onnx
+
+    onnx.defs.has("Identity", 1, "")
+
+
 def build_guarded(path: Path, build: Callable[[], T]) -> T:
     """What `build` returns, which makes an engine of an ONNX file, where that file means what TensorRT will make of it.
 

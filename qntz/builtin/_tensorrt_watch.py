@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import re
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +21,7 @@ from qntz.records import Progress
 
 ERRORS = ("INTERNAL_ERROR", "ERROR")
 WARNING = 2  # TensorRT's number; errors have lower ones
+INTERRUPTING = (signal.SIGINT, signal.SIGTERM)
 KEPT = 50  # messages; the last ones tell why a build failed
 _PLACE = re.compile(r"\s*In \S+ at \S+:\d+")
 _NO_DRIVER_TAIL = re.compile(r"\s*\[checkMacros\.cpp::catchCudaError.*cudaError 35.*$", re.DOTALL)
@@ -53,6 +56,58 @@ def uncollected() -> Iterator[None]:
             _within -= 1
             if not _within and _collected:
                 gc.enable()
+
+
+@contextlib.contextmanager
+def interruptible(stop: Callable[[], None]) -> Iterator[None]:
+    """A block in which TensorRT works, which swallows what a signal's handler raises within a callback of its own.
+
+    In the main thread, the only one that Python handles signals in, the first SIGINT or SIGTERM that has a handler
+    calls `stop` at once, and the handler itself at the end of the block, where it may raise. The next one ends the
+    process at once, with 128 and its number. (A thread hears of them through a pipe: the main one may be in a step of
+    TensorRT that takes minutes, and runs no handler meanwhile.)
+    """
+    main = threading.current_thread() is threading.main_thread()
+    found = {number: signal.getsignal(number) for number in INTERRUPTING} if main else {}
+    kept = {number: handler for number, handler in found.items() if callable(handler)}
+    if not kept:
+        yield
+        return
+    told: list[int] = []
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    other = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        heard = 0
+        while data := os.read(reading, 1):
+            if other >= 0:
+                os.write(other, data)
+            if data[0] in kept:
+                if heard:
+                    os._exit(128 + data[0])
+                heard = data[0]
+                stop()
+
+    def hold(number: int, _: object) -> None:
+        told.append(number)
+        stop()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    for number in kept:
+        signal.signal(number, hold)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(other)
+        os.close(writing)
+        thread.join()
+        os.close(reading)
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+        for number in told:
+            kept[number](number, None)
 
 
 def make_logger(trt: ModuleType, *, drop_driver_noise: bool) -> Any:

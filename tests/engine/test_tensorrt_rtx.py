@@ -17,7 +17,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qntz import cuda
-from qntz.builtin import _tensorrt
 from qntz.builtin._tensorrt_guard import BESIDE
 from qntz.builtin._tensorrt_watch import uncollected
 from qntz.builtin.tensorrt_rtx import qntz_backends
@@ -325,26 +324,40 @@ def test_an_interruption_is_not_swallowed(rtx: Backend, tmp_path: Path) -> None:
     assert len(watched.steps) < 5  # a whole build has dozens
 
 
-def test_an_interruption_while_the_thread_starts_stops_the_build_and_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    import _thread
+def test_a_handler_that_ends_the_program_is_not_swallowed_either(rtx: Backend, tmp_path: Path) -> None:
+    def terminate(phase: str) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
 
-    start, told = _thread.start_new_thread, []
+    kept = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))
+    watched = Watched(terminate)
+    try:
+        with pytest.raises(SystemExit, match="3"):
+            rtx.build(linear(tmp_path), [BATCH], PORTABLE, watched)
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+    assert len(watched.steps) == 1
 
-    def interrupted(run, arguments) -> None:
-        start(run, arguments)
-        time.sleep(0.05)
-        raise KeyboardInterrupt
 
-    def work() -> None:
-        while not told:
-            time.sleep(0.01)
-        time.sleep(0.1)
-        told.append("ended")
-
-    monkeypatch.setattr(_thread, "start_new_thread", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        _tensorrt._in_thread(work, lambda: told.append("stopped"))
-    assert told == ["stopped", "ended"]
+def test_interruptions_are_heard_while_the_main_thread_is_in_c() -> None:
+    """The first stops, the second ends the process: neither waits for Python's own handlers."""
+    code = """
+import hashlib
+from qntz.builtin._tensorrt_watch import interruptible
+with interruptible(lambda: print("stopped", flush=True)):
+    print("begun", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"a step of TensorRT", b"", 100_000_000)  # half a minute, without Python's lock
+print("went on", flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in ("begun", "stopped"):
+        assert process.stdout.readline().strip() == line
+        time.sleep(0.5)  # until it is in C
+        process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 128 + signal.SIGINT
+    assert process.stdout.read() == ""
 
 
 @pytest.mark.gpu
