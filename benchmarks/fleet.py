@@ -9,10 +9,7 @@ then with one model changed: by plain `dvc repro` with all stages in one pipelin
 from __future__ import annotations
 
 import argparse
-import os
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +20,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.engines import measured
 from benchmarks.pipeline import project
 
 MODEL, KINDS = "digits", ("fp32", "fp16", "int8")
@@ -71,25 +69,17 @@ def generated(folder: Path, count: int) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(entries, sort_keys=False))
 
 
-def measured(command: list[str], folder: Path) -> Cost:
-    """Runs a command, which must succeed."""
+def cost(command: list[str], folder: Path) -> Cost:
+    """That of a command, which must succeed."""
     record = folder / ".dvc/tmp/stages.txt"
     record.parent.mkdir(exist_ok=True)
     record.unlink(missing_ok=True)
     shell = folder / ".dvc/tmp/shell"
     shell.write_text(SHELL.format(python=sys.executable, record=str(record)))
     shell.chmod(0o755)
-    tools = Path(sys.executable).parent
-    environment = {**os.environ, "SHELL": str(shell), "PATH": f"{tools}:{os.environ['PATH']}"}
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    wall = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)[:80]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    run, _ = measured(command, folder, SHELL=str(shell))
     lines = [tuple(map(float, line.split())) for line in record.read_text().splitlines()] if record.exists() else []
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(cpu, wall, sum(one for one, _ in lines), sum(one for _, one in lines), len(lines))
+    return Cost(run.cpu, run.wall, sum(one for one, _ in lines), sum(one for _, one in lines), len(lines))
 
 
 def emptied(folder: Path) -> None:
@@ -104,17 +94,17 @@ def runs(folder: Path, command: list[str], count: int) -> dict[str, Cost]:
     params = folder / "params.yaml"
     kept = params.read_text()
     emptied(folder)
-    found = {"cold": measured(command, folder)}
+    found = {"cold": cost(command, folder)}
     if found["cold"].ran < count * (6 + 3 * len(KINDS)):
         sys.exit(f"{found['cold'].ran} stages ran, which are too few")
     time.sleep(2.1)  # what is younger than two seconds is not remembered
-    measured(command, folder)
-    found["nothing changed"] = measured(command, folder)
+    cost(command, folder)
+    found["nothing changed"] = cost(command, folder)
     changed = kept.replace("use: int8", "use: int8\n      method: entropy", 1)
     if changed == kept:
         sys.exit("params.yaml is not as it was thought to be")
     params.write_text(changed)
-    found["one model changed"] = measured(command, folder)
+    found["one model changed"] = cost(command, folder)
     params.write_text(kept)
     return found
 
@@ -140,15 +130,15 @@ def main() -> None:
                     measured([sys.executable, "-m", "qntz.cli", "pipelines", "--split"], folder)
                 command = [part.format(jobs=options.jobs) for part in command]
                 every = count * (6 + 3 * len(KINDS)) + 1
-                for run, cost in runs(folder, command, count).items():
+                for run, told in runs(folder, command, count).items():
                     table.add_row(
                         name.format(jobs=options.jobs) if run == "cold" else "",
                         run,
-                        str(cost.ran),
-                        f"{cost.cpu:.1f} / {cost.wall:.1f}",
-                        f"{cost.stages_cpu:.1f} / {cost.stages_wall:.1f}",
-                        f"{cost.overhead:.1f}",
-                        f"{cost.overhead / every:.4f}",
+                        str(told.ran),
+                        f"{told.cpu:.1f} / {told.wall:.1f}",
+                        f"{told.stages_cpu:.1f} / {told.stages_wall:.1f}",
+                        f"{told.overhead:.1f}",
+                        f"{told.overhead / every:.4f}",
                     )
                 shutil.rmtree(folder)
             console.print(table)

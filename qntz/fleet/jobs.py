@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qntz.config import ENGINE_STAGES, MODEL_STAGES
@@ -32,41 +32,45 @@ def jobs_of(
     before: Mapping[str, Collection[str]],
     kinds: Mapping[str, str],
     memory: Mapping[str, int],
+    together: Callable[[str], str] | None = None,
 ) -> list[Job]:
     """The jobs that go through the stages given, in an order in which each follows those that it needs.
 
-    Stages of one entry are put together where nothing else has to run in between.
+    Stages that go together are in one job where nothing else has to run in between.
 
     Args:
         order: the stages, as DVC would go through them. before: of each stage those that it depends on, of any.
-        kinds: of each that of its job. memory: of each the bytes that it takes.
+        kinds: of each that of its job. memory: of each the bytes that it takes. together: what a stage goes together
+            with, "" for those that stand alone; by default the stages of one entry.
     """
+    together = together or of_entry
     jobs: list[Job] = []
     of: dict[str, int] = {}
     reached: list[set[int]] = []  # of each job those that end before it begins, however long ago
-    last: dict[tuple[str, str], int] = {}
+    of_key: dict[str, list[int]] = {}
     for stage in order:
         needs = {of[one] for one in before.get(stage, ()) if one in of}
-        stage_kind, _, name = stage.partition("@")
-        group = _group(stage_kind)
-        key = (group, name)
-        number = last.get(key) if group else None
-        if number is not None and jobs[number].kind == kinds[stage] and needs <= {number, *reached[number]}:
+        key = together(stage)
+        fit = (n for n in reversed(of_key.get(key, ())) if jobs[n].kind == kinds[stage] and needs <= {n, *reached[n]})
+        number = next(fit, None) if key else None
+        if number is not None:
             jobs[number].stages.append(stage)
             jobs[number].memory = max(jobs[number].memory, memory[stage])
         else:
-            number = last[key] = len(jobs)
+            number = len(jobs)
+            of_key.setdefault(key, []).append(number)
             jobs.append(Job([stage], kinds[stage], memory[stage], needs))
             reached.append(needs.union(*(reached[one] for one in needs)))
         of[stage] = number
     return jobs
 
 
-def _group(kind: str) -> str:
-    """What a stage may be put together with; "" for those that stand alone."""
+def of_entry(stage: str) -> str:
+    """What a stage goes together with: those of its model or of its engine; "" for a stage that stands alone."""
+    kind, _, name = stage.partition("@")
     if kind in APART:
         return ""
-    return "engine" if kind in ENGINE_STAGES else "model" if kind in MODEL_STAGES else ""
+    return f"engine {name}" if kind in ENGINE_STAGES else f"model {name}" if kind in MODEL_STAGES else ""
 
 
 def blocked_by(failed: int, jobs: Sequence[Job]) -> list[int]:

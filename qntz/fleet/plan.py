@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from qntz import pipelines
 from qntz.artifacts import composed_path
 from qntz.compose import Composition, composed_files
-from qntz.config import ENGINE_STAGES
+from qntz.config import ENGINE_STAGES, MODEL_STAGES
+from qntz.errors import QntzError
 from qntz.fleet.jobs import ALONE, CPU, GPU, Job, jobs_of
 from qntz.fleet.limits import GPU_STAGES, Peaks
 from qntz.provenance.forecast import COMPOSE, UNCHANGED, Forecast, Planned
@@ -148,6 +149,12 @@ def jobs(found: Plan, to_do: Iterable[str], composition: Composition, root: Path
     weights = {stage: _weights(stage, composition, root) for stage in order}
     kinds = {stage: _kind(stage, composition, gpu) for stage in order}
     return jobs_of(order, found.before, kinds, {stage: peaks.of(stage, weights[stage]) for stage in order})
+
+
+def errors_of(composition: Composition) -> dict[str, QntzError]:
+    """By stage, the error of its entry, where that cannot be composed."""
+    stages = {"models": MODEL_STAGES, "engines": ENGINE_STAGES}
+    return {f"{one}@{name}": error for (kind, name), error in composition.errors.items() for one in stages[kind]}
 
 
 def _kind(stage: str, composition: Composition, gpu: bool) -> str:

@@ -16,15 +16,14 @@ from typing import Any
 
 from qntz import pipelines
 from qntz.compose import PARAMS, Composition, composed_entries, composed_files, read_params
-from qntz.config import ENGINE_STAGES, MODEL_STAGES
 from qntz.errors import QntzError, UsageError
 from qntz.fleet import outcome, workers
 from qntz.fleet.jobs import CPU, Job, blocked_by, ready
 from qntz.fleet.limits import Peaks, Rooms, gpus, memory_budget
 from qntz.fleet.locked import put_in_order, recorded
 from qntz.fleet.outcome import Outcome
-from qntz.fleet.plan import Plan, jobs, plan
-from qntz.fleet.table import Table
+from qntz.fleet.plan import Plan, errors_of, jobs, plan
+from qntz.fleet.table import Table, idle
 from qntz.fleet.workers import Worker
 from qntz.remotes import require_sound
 from qntz.repro.mend import mend, state_folder
@@ -134,8 +133,7 @@ class _Run:
         composition = composed_entries(self.root)
         for error in composition.mistakes:
             self.say(f"compose: {error}")
-        stages = {"models": MODEL_STAGES, "engines": ENGINE_STAGES}
-        self.errors = {f"{s}@{name}": error for (kind, name), error in composition.errors.items() for s in stages[kind]}
+        self.errors = errors_of(composition)
         return composition
 
     def _plan(self, composition: Composition, every: bool) -> Plan:
@@ -259,9 +257,7 @@ class _Run:
     # what it tells
 
     def _say_idle(self, found: Plan) -> None:
-        count = len(found.planned)
-        models = f" and those of {len(found.settled)} models" if found.settled else ""
-        self.table.line(f"Nothing to do: {count} stages{models} are unchanged.")
+        self.table.line(f"Nothing to do: {idle(found)} are unchanged.")
 
     def _end(self, found: Plan) -> int:
         self.table.end(self.outcome, found.settled)

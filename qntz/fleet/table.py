@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from qntz.fleet.jobs import Job
+    from qntz.fleet.plan import Plan
     from qntz.fleet.workers import Worker
 
 SHOWN = 8  # of what waits
@@ -75,6 +76,12 @@ class Table:
         if len(outcome.why) > 1:
             for stage, lines in outcome.why.items():
                 self.line(f"{stage} failed: {lines[0]}", style=BAD)
+
+
+def idle(found: Plan) -> str:
+    """What was found unchanged, in words."""
+    models = f" and those of {len(found.settled)} models" if found.settled else ""
+    return f"{len(found.planned)} stages{models}"
 
 
 def _table(
