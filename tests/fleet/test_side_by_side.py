@@ -128,7 +128,12 @@ def test_a_model_that_fails_stops_what_depends_on_it_alone(mine: Project) -> Non
     assert again.returncode == 0, again.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+SOAK = pytest.mark.soak
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SOAK), pytest.param(signal.SIGHUP, marks=SOAK)]
+)
 def test_a_signal_ends_all_of_it(mine: Project, number: signal.Signals) -> None:
     before = mine.digests()
     emptied(mine)
@@ -149,6 +154,7 @@ def test_a_signal_ends_all_of_it(mine: Project, number: signal.Signals) -> None:
     assert mine.digests() == before
 
 
+@pytest.mark.soak
 def test_a_kill_leaves_nothing_at_work_and_loses_nothing(mine: Project) -> None:
     """At three random moments, one after the other, of the run or of one of its DVCs; then it goes on from there."""
     before = mine.digests()
