@@ -71,7 +71,7 @@ bench-pipeline: $(READY)  ## a cold `dvc repro` of one engine beside one plain s
 
 $(READY): pyproject.toml requirements.lock
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[dev,hf]"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[dev,hf,ray]"
 	touch $@
 
 clean:  ## everything that was built, but not DVC's cache

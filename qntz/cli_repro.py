@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def add_parser(commands: Any) -> None:
     """Adds the command to those of `qntz`."""
     parser = commands.add_parser(
         "repro",
-        usage="qntz repro [-h] [-j N] [--memory GIB] [--pull] [-k] [--wait SECONDS | --no-wait] "
+        usage="qntz repro [-h] [-j N] [--memory GIB] [--on CLUSTER] [--pull] [-k] [--wait SECONDS | --no-wait] "
         "[TARGET ...] [-- OPTION OF DVC ...]",
         help="run `dvc repro`, after what a kill left is mended and other runs here have ended",
         epilog="exit code: that of `dvc repro`; 1 where others did not end in time",
@@ -33,6 +34,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--memory", type=_gib, metavar="GIB", help="for all stages side by side (default: nine tenths of what is free)"
     )
+    parser.add_argument(
+        "--on",
+        choices=("ray", "slurm"),
+        help="hand what is out of date to the workers of a cluster (-j: so many at once)",
+    )
+    parser.add_argument("--address", metavar="HOST:PORT", help="of Ray's head (default: the cluster that is here)")
     parser.add_argument("--pull", action="store_true", help="take results from DVC's remote where it has them")
     parser.add_argument("-k", "--keep-going", action="store_true", help="run what does not depend on a failed stage")
     waiting = parser.add_mutually_exclusive_group()
@@ -81,6 +88,10 @@ def run(options: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(f"repro: {text}", file=sys.stderr, flush=True)
 
+    if options.on is not None:
+        return _on_cluster(options, say)
+    if options.address is not None:
+        raise UsageError("--address is for a cluster", do="Give --on ray too.")
     if options.jobs is not None or is_split(Path.cwd()):
         from qntz.fleet.run import Asked
         from qntz.fleet.run import repro as side_by_side
@@ -91,3 +102,13 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--memory is for stages side by side", do="Give -j too.")
     passed = [*(["--pull"] if options.pull else []), *(["--keep-going"] if options.keep_going else [])]
     return repro(Path.cwd(), [*options.targets, *passed, *options.passed_on], options.wait, say)
+
+
+def _on_cluster(options: argparse.Namespace, say: Callable[[str], None]) -> int:
+    from qntz.fleet.distribute import Asked, distribute
+
+    if options.memory is not None or options.passed_on:
+        odd = "--memory" if options.memory is not None else options.passed_on[0]
+        raise UsageError(f"{odd} is not for a cluster", do="What a worker has to have stands in conf/fleet.yaml.")
+    asked = Asked(options.on, options.targets, options.jobs, options.address or "", options.wait)
+    return distribute(Path.cwd(), asked, say)

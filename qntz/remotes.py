@@ -97,6 +97,11 @@ def require_sound(root: Path) -> None:
         )
 
 
+def without_secrets(options: Options) -> dict[str, Any]:
+    """A remote's options, but for those that hold a secret, which every machine is to have of its own."""
+    return {key: value for key, value in options.items() if not any(_secrets({key: value}))}
+
+
 def _secrets(options: Options) -> Iterator[str]:
     """What of a section git must not keep, in words."""
     for key, value in options.items():

@@ -42,9 +42,16 @@ OPTIONAL = {
     "pycuda": "pycuda.driver",
     "cuda-python": "cuda.bindings.driver",
     "transformers": "transformers",
+    "ray": "ray",
 }
 """The distributions that qntz names, with the module that is tried of each."""
-EXTRAS = {"tensorrt": "gpu", "pycuda": "gpu", "cuda-python": "gpu", "transformers": "hf"}
+EXTRAS = {
+    "tensorrt": "gpu",
+    "pycuda": "gpu",
+    "cuda-python": "gpu",
+    "transformers": "hf",
+    "ray": "ray",
+}
 
 _IMPORT = """
 import importlib

@@ -39,7 +39,7 @@ def repro(root: Path, arguments: Sequence[str], seconds: float, say: Callable[[s
     with turn(root, patience, say) as held:
         while True:
             wait_for_dvc(root, patience, say)
-            code, busy = _dvc(root, ["repro", *arguments], held)
+            code, busy = run_dvc(root, ["repro", *arguments], held)
             if code == 0 or not busy:
                 return code
             if patience.left < PAUSE:
@@ -83,11 +83,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])}
 
 
-def _dvc(root: Path, arguments: Sequence[str], held: int) -> tuple[int, str]:
+def run_dvc(
+    root: Path, arguments: Sequence[str], held: int, *, output: int | None = None, **extra: str
+) -> tuple[int, str]:
     """Runs DVC to its end; returns its exit code, 128 and more for a signal, and the lock that it did not get.
 
     Args:
         held: the workspace's lock, which DVC is given too: where this process is killed, DVC ends its stages first.
+        output: the file for what it says, this process's own where it is None. extra: set in its environment.
     """
     this, others = os.getpid(), below()
     take_in_orphans()
@@ -102,7 +105,15 @@ def _dvc(root: Path, arguments: Sequence[str], held: int) -> tuple[int, str]:
         given = (busy.fileno(), gone, held)
         command = [sys.executable, "-m", "qntz.repro.observed", *map(str, given), "dvc", *arguments]
         try:
-            child = subprocess.Popen(command, cwd=root, env=environment(), pass_fds=given, preexec_fn=prepare)
+            child = subprocess.Popen(
+                command,
+                cwd=root,
+                env={**environment(), **extra},
+                pass_fds=given,
+                preexec_fn=prepare,
+                stdout=output,
+                stderr=output,
+            )
             stages = _wait(child, others)
             if child.returncode < 0:  # it could not wait for its stage
                 end(stages, others)

@@ -1,0 +1,443 @@
+"""`qntz repro --on CLUSTER`: tasks for what is out of date, whose results workers push, and `dvc repro --pull`."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qntz import pipelines
+from qntz.artifacts import ModelPaths
+from qntz.compose import KINDS, PARAMS, Composition, composed_entries, composed_files, read_params
+from qntz.config import ENGINE_STAGES, MODEL_STAGES
+from qntz.errors import ConfigError, QntzError
+from qntz.fleet.cluster import Cluster, ClusterError, Running, opened
+from qntz.fleet.jobs import Job, blocked_by, jobs_of, ready
+from qntz.fleet.node import AWAY, DONE, FAILED, LOST, UNREACHED, Answer, Task
+from qntz.fleet.only import REFUSED, write_shell
+from qntz.fleet.outcome import BLOCKED, STOPPED, Outcome
+from qntz.fleet.outcome import FAILED as STAGE_FAILED
+from qntz.fleet.plan import Plan, errors_of, plan
+from qntz.fleet.requests import FleetConfig, read_fleet, requests_of
+from qntz.fleet.table import Table, idle
+from qntz.fleet.workers import RAN, Said
+from qntz.redact import credentials_in
+from qntz.remotes import require_sound, without_secrets
+from qntz.repro.mend import mend, state_folder
+from qntz.repro.run import HANDED_ON, run_dvc, wait_for_dvc
+from qntz.repro.turns import Patience, turn
+
+STEP = 0.5  # seconds between two looks
+LOGS = "qntz-fleet"  # in DVC's folder of temporary files
+OF_DVC = ("dvc.lock",)  # what may be another than the commit's: workers take results from the run-cache
+READ = (
+    "conf",
+    "pipelines",
+    "plugins",
+    "stages",
+    "params.yaml",
+    "dvc.yaml",
+)  # where a new file is one that workers lack
+TRIES = 4  # of the head's own pull
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run is asked for. on: the kind of cluster. targets: stages, none for all. jobs: tasks at the same time,
+    None for as many as there are. address: of the cluster. seconds: to wait for other runs here."""
+
+    on: str
+    targets: Sequence[str] = ()
+    jobs: int | None = None
+    address: str = ""
+    seconds: float = 3600.0
+
+
+def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
+    """Has a cluster make what is out of date, and takes it in; returns the exit code: 1 where a stage failed, 128 and
+    more for a signal.
+
+    Raises:
+        UsageError: a target. BusyError: others did not end in time. ConfigError: what workers need is not committed, no
+            target or remote says where to, or no worker has what is asked. ClusterError: the cluster cannot be reached.
+            ArtifactError, DvcError: params.yaml or DVC's files cannot be read.
+    """
+    patience = Patience(asked.seconds)
+    with turn(root, patience, say) as held:
+        wait_for_dvc(root, patience, say)
+        for line in mend(root):
+            say(line)
+        require_sound(root)
+        params = read_params(root / PARAMS)
+        if changed := pipelines.bring_into_step(root, params):
+            say(f"the pipelines of {', '.join(changed)} are written or removed, as params.yaml has them")
+        config = read_fleet(root)
+        head = _Head(root, held, say)
+        composition, found = _planned(root, asked, params, say)
+        if found.compose is not None and found.composed_from & {*found.to_do(False)}:
+            code = head.pull([found.targets[found.compose]], own={*found.composed_from})
+            if code:
+                return code
+            composition, found = _planned(root, asked, params, say)
+        to_do = found.to_do(False)
+        order = [one for one in to_do if _is_entry(one)]
+        if not to_do:
+            Table().line(f"Nothing to do: {idle(found)} are unchanged.")
+        wanted = [found.targets[one.stage] for one in found.planned] if asked.targets else []
+        if not order:
+            return head.pull(wanted)
+        requests = requests_of(order, composition, config)
+        todo = jobs_of(order, found.before, requests, dict.fromkeys(order, 0), _model_of(composition))
+        shared = _shared(root, config)
+        cluster = opened(asked.on, asked.address, state_folder(root) / LOGS / "slurm")
+        try:
+            _require_workers(cluster, config, {job.kind for job in todo})
+            run = _Run(root, asked, config, composition, found, cluster, shared, say)
+            run.go(todo)
+        finally:
+            cluster.close()
+        if run.signal:
+            return run.end(128 + run.signal)
+        _remove_left(root, params, say)
+        if run.outcome.why:
+            made = [found.targets[one] for one in run.made]
+            return run.end(max(1, head.pull(made) if made else 1))
+        return run.end(head.pull(wanted))
+
+
+def _planned(
+    root: Path, asked: Asked, params: pipelines.Params, say: Callable[[str], None]
+) -> tuple[Composition, Plan]:
+    composition = composed_entries(root)
+    for error in composition.mistakes:
+        say(f"compose: {error}")
+    return composition, plan(root, composition, params, asked.targets, every=False)
+
+
+def _is_entry(stage: str) -> bool:
+    """Whether a stage is of a model or an engine: compose, and what looks at all models, is everybody's own."""
+    kind = stage.partition("@")[0]
+    return "@" in stage and kind in (*MODEL_STAGES, *ENGINE_STAGES)
+
+
+def _model_of(composition: Composition) -> Callable[[str], str]:
+    """By which stages go together: those of one model, with its engines."""
+
+    def model(stage: str) -> str:
+        kind, _, name = stage.partition("@")
+        if kind in ENGINE_STAGES:
+            return str(composition.engines[name]["model_name"]) if name in composition.engines else ""
+        return name
+
+    return model
+
+
+def _require_workers(cluster: Cluster, config: FleetConfig, names: Collection[str]) -> None:
+    """Raises ConfigError where no worker has what is asked under one of these names."""
+    for name in sorted(names):
+        why = cluster.refusal(config.request(name))
+        if why:
+            raise ConfigError(
+                "no worker has what is asked",
+                where=f"conf/fleet.yaml: {f'targets {name}' if name != 'default' else name}",
+                why=why,
+                do="Start one that has it, or mend what is asked.",
+            )
+
+
+def _shared(root: Path, config: FleetConfig) -> dict[str, Any]:
+    """Of a task what is the same for all: the commit and where it is cloned from, the remote, and the folder.
+
+    Raises:
+        ConfigError: there is no commit, something is not committed, there is no git remote or DVC remote, or the
+            address of the first holds a password.
+    """
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+        return done.stdout.rstrip("\n") if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "HEAD")
+    if not commit:
+        raise ConfigError("there is no commit", where=str(root), do="Commit the project: workers check it out.")
+    changed = [line[3:] for line in git("status", "--porcelain", "--untracked-files=no").splitlines()]
+    changed = [path for path in changed if Path(path).name not in OF_DVC]
+    there = [name for name in READ if (root / name).exists()]
+    new = git("ls-files", "--others", "--exclude-standard", "--", *there).splitlines()
+    if found := [*changed, *(path for path in new if Path(path).name not in OF_DVC)]:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        do = "Commit it: workers check out the commit."
+        raise ConfigError("has changes that are not committed", where=f"{found[0]}{more}", do=do)
+    repository, where = config.repository, "conf/fleet.yaml: repository"
+    if not repository:
+        repository, where = git("remote", "get-url", "origin"), "git's remote origin"
+    if not repository:
+        do = "Name one that the workers reach, or add a git remote `origin`."
+        raise ConfigError("there is nothing to clone from", where="conf/fleet.yaml: repository", do=do)
+    if credentials_in(repository):
+        do = "Let workers have credentials of their own, and name the repository without."
+        raise ConfigError("holds a password, which would be handed to every worker", where=where, do=do)
+    if Path(repository).expanduser().is_dir():
+        repository = str(Path(repository).expanduser().resolve())
+    elif not config.repository and not git("branch", "--remotes", "--contains", commit):
+        raise ConfigError(f"{commit[:12]} is not there", where="origin", do="Run `git push`: workers check it out.")
+    below = git("rev-parse", "--show-prefix")
+    told = {"repository": repository, "commit": commit, "below": below, "folder": config.folder}
+    return {**told, "remote": _remote(root)}
+
+
+def _remote(root: Path) -> dict[str, Any]:
+    """DVC's default remote by its name, and its options without secrets; raises ConfigError where there is none."""
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        name = repo.config.get("core", {}).get("remote")
+        if not name:
+            do = "Add one that the workers reach: dvc remote add -d NAME URL."
+            raise ConfigError("DVC has no default remote", where=".dvc/config", why="results travel by it", do=do)
+        options = {key: str(value) for key, value in repo.config["remote"][name].items() if value is not None}
+    return {"name": name, "options": without_secrets(options)}
+
+
+def _remove_left(root: Path, params: pipelines.Params, say: Callable[[str], None]) -> None:
+    """Folders of engines that are in no entry any more: a report depends on all that there is of its model, and workers
+    have nothing of them."""
+    for model in params["models"]:
+        for folder in sorted((ModelPaths(root, model).folder / "engines").glob("*")):
+            if folder.name not in params["engines"]:
+                shutil.rmtree(folder)
+                say(f"{folder.relative_to(root)} is of no entry: removed")
+
+
+class _Head:
+    """What the head does itself: `dvc repro --pull`, which restores what workers made."""
+
+    def __init__(self, root: Path, held: int, say: Callable[[str], None]):
+        self.root, self._held, self._say = root, held, say
+
+    def pull(self, targets: Sequence[str], own: Collection[str] = ()) -> int:
+        """Returns the exit code; of models and engines it runs nothing.
+
+        Args:
+            targets: as DVC names them, none for all. own: stages that may run here.
+        """
+        shell = state_folder(self.root) / "qntz-shell"
+        write_shell(shell, own)
+        for number in range(TRIES):
+            with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+                arguments = ["repro", "--pull", *targets]
+                code, _ = run_dvc(self.root, arguments, self._held, output=log.fileno(), SHELL=str(shell))
+                log.seek(0)
+                text = log.read()
+            said = Said.of(text)
+            gone = REFUSED.search(text)
+            if code == 0 or code > 128 or not (gone or any(AWAY.search(line) for line in said.errors)):
+                break
+            time.sleep(2**number)
+        if code and gone:
+            self._say(f"the result of {gone[1]} could not be fetched. Run it again: what is missing is made again.")
+        elif code:
+            for line in said.errors:
+                self._say(line.removeprefix("error: ").removeprefix("ERROR: "))
+        return code if code > 128 else min(code, 1)
+
+
+class _Run:
+    def __init__(
+        self,
+        root: Path,
+        asked: Asked,
+        config: FleetConfig,
+        composition: Composition,
+        found: Plan,
+        cluster: Cluster,
+        shared: Mapping[str, Any],
+        say: Callable[[str], None],
+    ):
+        self.root, self.asked, self.config, self.found, self.say = root, asked, config, found, say
+        self.cluster, self.shared = cluster, shared
+        self.errors = errors_of(composition)
+        self.composed = {str(p.relative_to(root)): d.decode() for p, d in composed_files(root, composition).items()}
+        self.outcome = Outcome()
+        self.table = Table()
+        self.signal = 0
+        self.made: list[str] = []
+        self.runs: Counter[str] = Counter()
+        self.logs = state_folder(root) / LOGS
+
+    def go(self, todo: Sequence[Job]) -> None:
+        """Has the cluster do all tasks; those that need one that failed are not given to it."""
+        waiting, done = list(range(len(todo))), set[int]()
+        running: dict[int, _Given] = {}
+        lost: Counter[int] = Counter()
+        begin: dict[int, float] = {}
+        for number in range(len(todo)):
+            broken = {stage: [str(self.errors[stage])] for stage in todo[number].stages if stage in self.errors}
+            if broken and number in waiting:
+                waiting.remove(number)
+                first = next(iter(broken))
+                self._fail(number, todo, waiting, Answer(FAILED, failed={first: broken[first]}))
+        with self._signals():
+            try:
+                while (waiting or running) and not self.signal:
+                    for number in ready(todo, waiting, done):
+                        if self.asked.jobs is not None and len(running) >= self.asked.jobs:
+                            break
+                        if begin.get(number, 0.0) <= time.monotonic():
+                            waiting.remove(number)
+                            running[number] = self._give(todo[number])
+                    self.table.show(todo, waiting, running, done, self.outcome)
+                    time.sleep(STEP)
+                    for number, answer in [(n, a) for n, given in running.items() if (a := given.poll())]:
+                        del running[number]
+                        if answer.how in (LOST, UNREACHED) and lost[number] < self.config.retries:
+                            wait = self.config.backoff_seconds * 2 ** lost[number]
+                            lost[number] += 1
+                            begin[number] = time.monotonic() + wait
+                            waiting.insert(0, number)
+                            self._lost(todo[number], answer, wait)
+                        elif answer.how == DONE:
+                            self._ended(todo[number], answer)
+                            done.add(number)
+                        else:
+                            self._fail(number, todo, waiting, answer)
+                if self.signal:
+                    self.say(f"ends {len(running)} tasks, on {signal.Signals(self.signal).name}")
+            finally:
+                self.table.close()
+                for number, given in running.items():
+                    self.outcome.take(todo[number].stages, STOPPED)
+                    self._cancel(given)
+
+    def _give(self, job: Job) -> _Given:
+        """Hands a task over; one that is refused meanwhile is as one that was lost."""
+        entries = {self._entry(stage) for stage in job.stages}
+        paths = {f"build/config/{kind}/{name}.yaml" for kind, name in entries}
+        composed = {path: text for path, text in self.composed.items() if path in paths}
+        task = Task(targets=[self.found.targets[one] for one in job.stages], composed=composed, **self.shared)
+        request = self.config.request(job.kind)
+        try:
+            if why := self.cluster.refusal(request):  # the last worker that had it may be gone
+                return _Given(None, Answer(LOST, [f"no worker has what is asked: {why}"]))
+            return _Given(self.cluster.start(asdict(task), request, job.stages[0]))
+        except ClusterError as error:
+            return _Given(None, Answer(LOST, [str(error)]))
+
+    @staticmethod
+    def _entry(stage: str) -> tuple[str, str]:
+        kind, _, name = stage.partition("@")
+        return (KINDS[1] if kind in ENGINE_STAGES else KINDS[0]), name
+
+    def _cancel(self, given: _Given) -> None:
+        try:
+            given.cancel()
+        except QntzError as error:  # the others are to be ended all the same
+            self.say(f"a task may still run: {error}")
+
+    def _mine(self, job: Job, answer: Answer) -> dict[str, str]:
+        """What became of the task's own stages, taken down; what ran is counted."""
+        told = {pipelines.shown(stage): what for stage, what in answer.stages.items()}
+        self.runs.update(stage for stage, what in told.items() if what == RAN and _is_entry(stage))
+        mine = {stage: told[stage] for stage in job.stages if stage in told}
+        self.outcome.stages |= mine
+        return mine
+
+    def _lost(self, job: Job, answer: Answer, wait: float) -> None:
+        """Tells of a task that is going to be given again."""
+        for stage in self._mine(job, answer):
+            del self.outcome.stages[stage]
+        what = "was lost" if answer.how == LOST else "did not reach what it needs"
+        told = f"{_told(job)} {what}{_on(answer)}: {'; '.join(answer.why)}; tries again in {wait:g} s"
+        self.table.line(told, style="yellow")
+
+    def _ended(self, job: Job, answer: Answer) -> None:
+        """Takes down what a task has come to that went well."""
+        counts = Counter(self._mine(job, answer).values())
+        self.made += job.stages
+        what = ", ".join(f"{count} {how}" for how, count in counts.items())
+        self.table.line(f"{_told(job)}: {what}{_on(answer)} ({answer.seconds:.1f} s)")
+
+    def _fail(self, number: int, todo: Sequence[Job], waiting: list[int], answer: Answer) -> None:
+        """Takes down a task that failed, with its reasons, and those that need it, which do not wait any more."""
+        job = todo[number]
+        told = self._mine(job, answer)
+        failed = {pipelines.shown(stage): [*lines] for stage, lines in answer.failed.items()}
+        failed = {stage: lines for stage, lines in failed.items() if stage in job.stages}
+        if not failed:  # it did not come to a stage, or to what pushes them
+            told, failed = {}, {job.stages[0]: [*answer.why]}
+        if answer.how != FAILED:
+            for lines in failed.values():
+                lines.append(f"given up after {self.config.retries + 1} attempts")
+        self.made += told
+        self.outcome.take([stage for stage in job.stages if stage not in told], BLOCKED)
+        self.outcome.take(failed, STAGE_FAILED)
+        for stage, lines in failed.items():
+            if answer.said:
+                log = self.logs / f"{stage}.log"
+                log.parent.mkdir(parents=True, exist_ok=True)
+                log.write_text(answer.said, encoding="utf-8")
+                lines.append(f"all that it said: {log.relative_to(self.root)}")
+            self.outcome.why[stage] = lines
+        self.table.ended([*told, *failed], self.outcome, answer.seconds)
+        for one in set(blocked_by(number, todo)) & {*waiting}:
+            waiting.remove(one)
+            self.outcome.take(todo[one].stages, BLOCKED)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def take(number: int, _: Any) -> None:
+            self.signal = self.signal or number
+
+        heard = [one for one in HANDED_ON if signal.getsignal(one) != signal.SIG_IGN]
+        kept = {one: signal.signal(one, take) for one in heard}
+        try:
+            yield
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
+    def end(self, code: int) -> int:
+        """Tells the sum; returns the exit code."""
+        twice = [stage for stage, count in self.runs.items() if count > 1]
+        self.table.end(self.outcome, self.found.settled)
+        if twice:
+            self.table.line(f"more than once, as workers or results were lost: {', '.join(sorted(twice))}")
+        return code
+
+
+class _Given:
+    """A task that a cluster was given, as the table shows it, or the answer to one that it refused."""
+
+    def __init__(self, task: Running | None, answer: Answer | None = None):
+        self._task, self._answer, self._started = task, answer, time.monotonic()
+
+    def poll(self) -> Answer | None:
+        return self._answer if self._task is None else self._task.poll()
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def said(self) -> Said:
+        return Said({}, [])
+
+
+def _told(job: Job) -> str:
+    """A task by its first and last stage."""
+    return job.stages[0] if len(job.stages) == 1 else f"{job.stages[0]} to {job.stages[-1]}"
+
+
+def _on(answer: Answer) -> str:
+    return f" on {answer.host}" if answer.host else ""

@@ -1,0 +1,309 @@
+"""A worker's side of `qntz repro --on CLUSTER`: it checks out the commit, lets DVC go through its stages against the
+shared remote, and pushes what came of them. Nothing else travels, so that one that dies costs its own stages alone.
+
+`python -m qntz.fleet.node TASK ANSWER [PARENT]` is the process that does it: it reads a `Task` and writes an `Answer`,
+as JSON, and ends with the process PARENT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qntz.errors import ArtifactError, QntzError, one_line
+from qntz.fleet.only import OTHERWISE, REFUSED, write_shell
+from qntz.fleet.workers import RAN, Said
+from qntz.parent import end_with
+from qntz.pipelines import shown
+
+DONE, FAILED, UNREACHED, LOST = "done", "failed", "unreached", "lost"
+TRIES, FIRST_WAIT = 5, 1.0  # of a push; seconds before the second one, twice as long before each further one
+SLOTS = 1000
+COMPOSE = "compose"
+SHELL = Path(".dvc/tmp/qntz-shell")
+FULL = re.compile(r"No space left|Disk quota exceeded|QuotaExceeded|StorageFull|EntityTooLarge|InsufficientStorage")
+AWAY = re.compile(  # of git, DVC and what they speak with: what may be there again
+    r"connect|connection|timed? ?out|unreachable|reset by peer|temporar|name resolution|not resolve|broken pipe|"
+    r"unexpected(ly)? (eof|closed|disconnect)|early EOF|SlowDown|ServiceUnavailable|InternalError|Bad Gateway|"
+    r"\b50[0234]\b|failed to (transfer|download|upload|pull|push|fetch)|stale file handle|input/output error",
+    re.IGNORECASE,
+)
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_FAILED = re.compile(r"^ERROR: failed to reproduce '(.+?)'", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is to do.
+
+    Attributes:
+        repository: from which it clones. commit: that it checks out. below: the project's folder in it. targets: its
+            stages, as DVC names them. composed: what compose has to come to there, by path. remote: DVC's, its name
+            and options without secrets. folder: for its checkouts, "" for that of the user's caches.
+    """
+
+    repository: str
+    commit: str
+    targets: Sequence[str]
+    below: str = ""
+    composed: Mapping[str, str] = field(default_factory=dict)
+    remote: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a task. how: "done"; "failed", by a stage or for good; "unreached", where git, the remote or its
+    data were not there; "lost", where the worker ended. why: in lines. stages: what became of each, as DVC names them.
+    failed: those that did, with their reasons. host: on which. seconds: that it took. said: all that DVC said."""
+
+    how: str
+    why: Sequence[str] = ()
+    stages: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    host: str = ""
+    seconds: float = 0.0
+    said: str = ""
+
+
+def work(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Does a task in a process of its own, which ends with this one; returns an `Answer`, both as mappings."""
+    with tempfile.TemporaryDirectory(prefix="qntz-") as folder:
+        given, answer = Path(folder, "task.json"), Path(folder, "answer.json")
+        given.write_text(json.dumps(task), encoding="utf-8")
+        # the repository is for people who look at what runs
+        command = [*command_of(given, answer), str(os.getpid()), str(task["repository"])]
+        started = time.monotonic()
+        done = subprocess.run(command, text=True, capture_output=True, check=False)
+        if answer.is_file():
+            found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+            return found
+    code = done.returncode
+    how = f"its process ended: {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    told = Answer(LOST, [how, *lines[-1:]], host=socket.gethostname(), seconds=time.monotonic() - started)
+    return asdict(told)
+
+
+def command_of(task: Path, answer: Path) -> list[str]:
+    """What does a task that stands in a file."""
+    return [sys.executable, "-m", "qntz.fleet.node", str(task), str(answer)]
+
+
+def main() -> int:
+    """The process that does a task."""
+    given, to, *parent = sys.argv[1:4]
+    if parent:
+        end_with(int(parent[0]))
+    started = time.monotonic()
+    try:
+        answer = _answer(Task(**json.loads(Path(given).read_text(encoding="utf-8"))))
+    except QntzError as error:
+        answer = Answer(FAILED, [str(error)])
+    except Exception as error:
+        answer = Answer(FAILED, [f"unexpected error, a bug in qntz: {one_line(error, place=True)}"])
+    told = {**asdict(answer), "host": socket.gethostname(), "seconds": time.monotonic() - started}
+    temporary = Path(f"{to}.tmp")
+    temporary.write_text(json.dumps(told), encoding="utf-8")
+    temporary.replace(to)
+    return 0
+
+
+def _answer(task: Task) -> Answer:
+    name = hashlib.sha256(task.repository.encode()).hexdigest()[:16]
+    folder = Path(task.folder or _caches()).expanduser() / name / socket.gethostname()
+    with _slot(folder) as checkout:
+        try:
+            _check_out(checkout, task)
+        except subprocess.CalledProcessError as error:
+            said = " ".join(_ESCAPES.sub("", error.stderr).split())
+            how = UNREACHED if AWAY.search(said) else FAILED
+            return Answer(how, [f"{task.repository} at {task.commit[:12]}: {said or error}"])
+        root = checkout / task.below
+        os.chdir(root)
+        _set_up(root, task)
+        return _reproduced(root, task)
+
+
+def _caches() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "qntz" / "work"
+
+
+@contextlib.contextmanager
+def _slot(folder: Path) -> Iterator[Path]:
+    """A checkout that no other process of this machine works in, the first that is free."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(SLOTS):
+        with (folder / f"{number}.lock").open("w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield folder / str(number)
+            return
+    raise ArtifactError("all checkouts are in use", where=str(folder), do="End what works there.")
+
+
+def _check_out(checkout: Path, task: Task) -> None:
+    """Raises CalledProcessError where git fails, with what it said."""
+
+    def git(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        inside = ("-C", str(checkout), "-c", "advice.detachedHead=false")
+        return _run(["git", *inside, *arguments], check=check, GIT_TERMINAL_PROMPT="0")
+
+    for left in checkout.glob(".git/*.lock"):  # by a worker that was killed
+        left.unlink(missing_ok=True)
+    if git("rev-parse", "HEAD", check=False).stdout.strip() != task.commit:
+        shutil.rmtree(checkout / task.below / "build", ignore_errors=True)  # a report looks at all of its model's
+    if not (checkout / ".git/HEAD").is_file():
+        shutil.rmtree(checkout, ignore_errors=True)
+        checkout.mkdir()
+        git("init", "--quiet")
+    if git("cat-file", "-e", f"{task.commit}^{{commit}}", check=False).returncode:
+        git("fetch", "--quiet", "--no-tags", task.repository, task.commit)
+    git("checkout", "--quiet", "--force", "--detach", task.commit)
+    git("clean", "-d", "--force", "--quiet")
+
+
+def _run(command: Sequence[str], *, check: bool = False, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command that ends with this process."""
+    this, environment = os.getpid(), {**os.environ, **extra}
+    return subprocess.run(
+        command, check=check, capture_output=True, text=True, env=environment, preexec_fn=lambda: end_with(this)
+    )
+
+
+def _set_up(root: Path, task: Task) -> None:
+    """The remote, and the shell that runs no stages but the task's own."""
+    from configobj import ConfigObj
+
+    from qntz.remotes import LOCAL, dvc_root
+
+    top = dvc_root(root)
+    if top is None:
+        raise QntzError("is no project of DVC", where=task.repository, do="Run `dvc init` in it, and commit that.")
+    local = ConfigObj(str(top / LOCAL), encoding="utf-8")
+    if task.remote:
+        name = task.remote["name"]
+        local["core"] = {"remote": name}
+        local[f'remote "{name}"'] = dict(task.remote["options"])
+        local.write()
+    digests = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in task.composed.items()}
+    write_shell(root / SHELL, [shown(one) for one in task.targets], digests)
+
+
+def _reproduced(root: Path, task: Task) -> Answer:
+    from qntz.repro.run import repro
+
+    os.environ["SHELL"] = str(root / SHELL)
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        for number in (1, 2):
+            os.dup2(log.fileno(), number)
+        options = ["--pull", "--keep-going", *task.targets]
+        code = repro(root, options, 3600.0, lambda text: print(f"repro: {text}", flush=True))
+        log.seek(0)
+        text = log.read()
+    said = Said.of(text)
+    failed = {*_FAILED.findall(text)}
+    made = [stage for stage, what in said.stages.items() if stage not in failed and shown(stage) != COMPOSE]
+    own = [stage for stage in made if stage in {*task.targets} or said.stages[stage] == RAN]
+    pushed = _push(own) if own else ""
+    stages = {stage: what for stage, what in said.stages.items() if stage not in failed}
+
+    def answer(how: str, why: Sequence[str] = (), failures: Mapping[str, Sequence[str]] = {}) -> Answer:
+        return Answer(how, why, stages, failures, said=text)
+
+    if pushed:
+        return answer(FAILED if FULL.search(pushed) else UNREACHED, [f"what was made is not pushed: {pushed}"])
+    if code == 0:
+        return answer(DONE)
+    if code > 128:
+        return answer(LOST, [f"DVC was ended: {signal.Signals(code - 128).name}"])
+    if other := OTHERWISE.search(text):
+        return answer(FAILED, [_otherwise(root, other[1], task.composed[other[1]])])
+    if refused := REFUSED.search(text):
+        return answer(UNREACHED, [f"the result of {refused[1]} could not be fetched"])
+    reasons = _reasons(text, said, failed)
+    if any(stage in {*task.targets} and lines for stage, lines in reasons.items()):
+        return answer(FAILED, said.errors, reasons)
+    why = said.errors or [f"DVC ended with exit code {code}"]
+    away = any(AWAY.search(line) for line in why) and not any(FULL.search(line) for line in why)
+    return answer(UNREACHED if away else FAILED, why, reasons)
+
+
+def _reasons(text: str, said: Said, failed: set[str]) -> dict[str, list[str]]:
+    """Of each stage that failed what was said of it: between the line that it runs, and that it failed."""
+    found: dict[str, list[str]] = {stage: [] for stage in failed}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("Running stage '"):
+            lines = []
+        elif line.startswith("error: "):
+            lines.append(line)
+        elif (at := _FAILED.match(line)) and not found[at[1]]:
+            found[at[1]] = lines or [line.removeprefix("ERROR: ")]
+            lines = []
+    return found
+
+
+def _otherwise(root: Path, path: str, text: str) -> str:
+    """How compose came to something else here than on the head, of which the head would find nothing that is made."""
+    import yaml
+
+    here = yaml.safe_load((root / path).read_text(encoding="utf-8")) if (root / path).is_file() else {}
+    ours, its = _flat(yaml.safe_load(text)), _flat(here)
+    keys = sorted(key for key in {*ours, *its} if ours.get(key) != its.get(key))
+    first = f"{keys[0]} is {its.get(keys[0])!r} here, {ours.get(keys[0])!r} there" if keys else "its text"
+    more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+    error = QntzError(
+        "this worker composes otherwise than the head",
+        where=path,
+        why=f"{first}{more}",
+        do="Install the same versions on both, and commit all that the stages read.",
+    )
+    return str(error)
+
+
+def _flat(told: Any, at: str = "") -> dict[str, Any]:
+    if not isinstance(told, Mapping):
+        return {at: told}
+    return {key: one for name, part in told.items() for key, one in _flat(part, f"{at}.{name}".lstrip(".")).items()}
+
+
+def _push(stages: Sequence[str]) -> str:
+    """Pushes what stages made; returns what went wrong, "" for nothing."""
+    wait = FIRST_WAIT
+    for number in range(TRIES):
+        if number:
+            time.sleep(wait)
+            wait *= 2
+        done = _run([sys.executable, "-m", "qntz.fleet.results", *stages])
+        if done.returncode == 0:
+            return ""
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ERROR: ")]
+        lines.sort(key=lambda line: not FULL.search(line))  # of many lines, what tells why
+        lines = lines or done.stderr.strip().splitlines()[-1:]
+        told = lines[0].removeprefix("ERROR: ") if lines else f"exit code {done.returncode}"
+        if FULL.search(told):
+            break
+    return told
+
+
+if __name__ == "__main__":
+    sys.exit(main())

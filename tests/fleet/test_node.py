@@ -1,0 +1,148 @@
+"""A worker's side: a commit is checked out, its stages are gone through, and their results are in the remote."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from qntz.compose import composed_entries, composed_files
+from qntz.fleet.node import DONE, FAILED, LOST, UNREACHED, work
+from tests.fleet.machines import commit, entries, shared
+from tests.pipeline.conftest import Project
+from tests.pipeline.test_trouble import mounted
+
+pytestmark = pytest.mark.slow
+STAGES = ("check", "torchscript", "export", "simplify", "calibrate")
+ALL = [*(f"{one}@m0" for one in STAGES), "quantize@m0-fp32", "engine@m0-fp32", "verify@m0-fp32", "report@m0"]
+ONE = {"fp32": "onnxruntime"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return shared(tmp_path / "head", entries(1, ONE), str(tmp_path / "remote"))
+
+
+def task(project: Project, **other: Any) -> dict[str, Any]:
+    files = composed_files(project.path, composed_entries(project.path))
+    told = {
+        "repository": str(project.path),
+        "commit": project.run("git", "rev-parse", "HEAD").stdout.strip(),
+        "targets": ALL,
+        "composed": {str(path.relative_to(project.path)): data.decode() for path, data in files.items()},
+        "remote": {"name": "shared", "options": {"url": str(project.path.parent / "remote")}},
+        "folder": str(project.path.parent / "work"),
+    }
+    return {**told, **other}
+
+
+def test_what_it_makes_is_pulled_by_the_head_and_made_once(project: Project) -> None:
+    first = work(task(project))
+    assert first["how"] == DONE, first
+    assert first["stages"] == {"compose": "ran", **dict.fromkeys(ALL, "ran")}
+    assert first["seconds"] > 1
+    assert not (project.path / "build/models").exists()
+    assert project.repro("--pull") == set()  # compose left out
+    assert (project.path / "build/reports/m0.html").is_file()
+    again = work(task(project, folder=str(project.path.parent / "elsewhere")))  # another machine
+    assert again["how"] == DONE, again
+    assert again["stages"] == {"compose": "ran", **dict.fromkeys(ALL, "restored")}
+    at_once = work(task(project))
+    assert at_once["stages"] == {"compose": "ran", **dict.fromkeys(ALL, "restored")}
+
+
+def test_a_stage_that_fails_is_told_and_what_came_before_is_pushed(project: Project) -> None:
+    project.edit("params.yaml", "quantize: {use: fp32}", "quantize: {use: fp32}, verify: {tolerance: {relative: 0}}")
+    commit(project)
+    told = work(task(project))
+    assert (told["how"], [*told["failed"]]) == (FAILED, ["verify@m0-fp32"]), told
+    (reason,) = told["failed"]["verify@m0-fp32"]
+    assert reason.startswith("error: verify m0-fp32: ")
+    assert "tolerance" in reason
+    assert told["stages"] == {"compose": "ran", **dict.fromkeys(ALL[:7], "ran")}
+    other = work(task(project, folder=str(project.path.parent / "elsewhere"), targets=ALL[:7]))
+    assert other["stages"] == {"compose": "ran", **dict.fromkeys(ALL[:7], "restored")}
+
+
+def test_a_commit_or_a_repository_that_is_not_there(project: Project) -> None:
+    told = work(task(project, commit="1" * 40))
+    assert told["how"] == FAILED
+    assert "at 111111111111: " in told["why"][0]
+    told = work(task(project, repository="git://127.0.0.1:1/nowhere"))
+    assert told["how"] == UNREACHED
+    assert "Connection refused" in told["why"][0]
+    told = work(task(project, repository=str(project.path.parent / "nowhere")))
+    assert told["how"] == FAILED
+    assert "does not appear to be a git repository" in told["why"][0]
+
+
+def test_a_worker_that_composes_otherwise_is_refused(project: Project) -> None:
+    other = task(project)
+    path = "build/config/models/m0.yaml"
+    other["composed"][path] = other["composed"][path].replace("opset: 17", "opset: 18")
+    told = work(other)
+    assert told["how"] == FAILED
+    assert told["why"] == [
+        "build/config/models/m0.yaml: this worker composes otherwise than the head: export.opset is 17 here, 18 there. "
+        "Install the same versions on both, and commit all that the stages read."
+    ]
+    assert told["stages"] == {}
+
+
+def test_a_remote_that_is_full_is_told(project: Project) -> None:
+    with mounted(project.path.parent / "remote", 64):
+        told = work(task(project))
+    assert told["how"] == FAILED, told
+    assert told["why"][0].startswith("what was made is not pushed: ")
+    assert "No space left on device" in told["why"][0]
+    told = work(task(project))
+    assert told["how"] == DONE, told
+
+
+def test_a_worker_that_is_killed_leaves_nothing_at_work(project: Project, tmp_path: Path) -> None:
+    """Of the process that the cluster runs, and of the one that does the work; the next goes on from there."""
+    (tmp_path / "task.json").write_text(json.dumps(task(project)))
+    command = [
+        sys.executable,
+        "-c",
+        "import json, sys; from qntz.fleet.node import work; print(work(json.load(sys.stdin)))",
+    ]
+    for victim in ("cluster", "work"):
+        with (tmp_path / "task.json").open() as given:
+            process = subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, text=True, env=project.env())
+        deadline = time.monotonic() + 100
+        while not any("stages." in " ".join(one) for one in _below(process.pid)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        known = psutil.Process(process.pid).children(recursive=True)
+        (worker,) = (one for one in known if "qntz.fleet.node" in " ".join(one.cmdline()))
+        os.kill(process.pid if victim == "cluster" else worker.pid, signal.SIGKILL)
+        said, _ = process.communicate(timeout=60)
+        if victim == "work":
+            assert f"'how': '{LOST}'" in said
+            assert "its process ended: SIGKILL" in said
+        _, left = psutil.wait_procs(known, timeout=15)
+        assert left == []
+    (lock,) = (project.path.parent / "work").glob("*/*/0/.git")
+    (lock / "index.lock").touch()  # as one that was killed in git leaves it
+    told = work(task(project))
+    assert told["how"] == DONE, told
+    assert project.repro("--pull") == set()
+
+
+def _below(pid: int) -> list[list[str]]:
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(one.cmdline())
+    return found

@@ -1,0 +1,106 @@
+"""A real Slurm of one node on this machine: `qntz repro --on slurm`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fleet import slurm
+from tests.fleet.machines import entries, shared, wait_for_none, wait_for_work
+from tests.pipeline.conftest import Project, new_project
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing() or "-"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with slurm.cluster(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+def start(project: Project, cluster: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "qntz.cli", "repro", "--on", "slurm", *arguments],
+        cwd=project.path,
+        env={**cluster, **project.env(), "SLURM_CONF": cluster["SLURM_CONF"], "PATH": project.env()["PATH"]},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.soak)])
+def test_a_job_that_is_cancelled_is_given_again(count: int, cluster: dict[str, str], tmp_path: Path) -> None:
+    """As a node that fails: the job ends without a result. All is there at the end, as a serial run makes it."""
+    project = shared(
+        tmp_path / "head", entries(count), str(tmp_path / "remote"), "default: {slurm: {constraint: sm90}}\n"
+    )
+    head = start(project, cluster)
+    wait_for_work(project)
+    time.sleep(3)
+    jobs = subprocess.run(
+        ["squeue", "-h", "-t", "R", "-o", "%i"], env=cluster, capture_output=True, text=True, check=True
+    ).stdout.split()
+    subprocess.run(["scancel", "--signal=KILL", "--full", jobs[0]], env=cluster, check=True)
+    said, _ = head.communicate(timeout=3000)
+    print(said)
+    assert head.returncode == 0, said
+    assert said.count(" was lost") == 1
+    assert "ran here" not in said
+    serial = new_project(tmp_path / "serial")
+    serial.params(entries(count))
+    assert serial.qntz("repro", "-j", "2").returncode == 0
+    assert project.digests() == serial.digests()
+    assert len(list((project.path / "build/models").rglob("model.engine"))) == 2 * count
+    assert project.repro() == set()
+
+
+def test_a_constraint_that_no_node_has_is_told_at_the_start(cluster: dict[str, str], tmp_path: Path) -> None:
+    project = shared(tmp_path / "head", entries(1), str(tmp_path / "remote"), "default: {slurm: {constraint: sm120}}\n")
+    head = start(project, cluster)
+    said, _ = head.communicate(timeout=100)
+    assert head.returncode == 1
+    assert said.startswith("error: repro: conf/fleet.yaml: default: no worker has what is asked: "), said
+    assert "Invalid feature specification" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_head_that_ends_leaves_no_job(cluster: dict[str, str], tmp_path: Path) -> None:
+    """One that is killed leaves its jobs to the next, which ends them first."""
+    project = shared(tmp_path / "head", entries(1), str(tmp_path / "remote"))
+    head = start(project, cluster)
+    wait_for_work(project)
+    head.send_signal(signal.SIGTERM)
+    assert head.wait(60) == 128 + signal.SIGTERM, head.communicate()[0]
+    wait_for_none(project, 40)
+    head = start(project, cluster)
+    left = wait_for_work(project)
+    os.kill(head.pid, signal.SIGKILL)
+    head.wait()
+    assert left.is_running()
+    head = start(project, cluster)
+    said, _ = head.communicate(timeout=600)
+    assert head.returncode == 0, said
+    assert not left.is_running()
+    assert project.repro() == set()
+
+
+def test_no_slurm(tmp_path: Path) -> None:
+    project = shared(tmp_path / "head", entries(1), str(tmp_path / "remote"))
+    conf = tmp_path / "slurm.conf"
+    conf.write_text("ClusterName=none\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\nNodeName=x\n")
+    head = start(project, {**os.environ, "SLURM_CONF": str(conf)})
+    said, _ = head.communicate(timeout=200)
+    assert head.returncode == 1
+    assert said.startswith("error: repro: sinfo: Slurm does not answer: "), said
+    assert len(said.splitlines()) == 1
