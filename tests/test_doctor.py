@@ -87,7 +87,10 @@ def test_no_secret_is_printed(project: Path, monkeypatch, capsys) -> None:
 def test_every_distribution_that_qntz_asks_for_is_tried(root: Path) -> None:
     tomllib = pytest.importorskip("tomllib")  # of Python 3.11
     told = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    asked = [*told["dependencies"], *told["optional-dependencies"]["gpu"], *told["optional-dependencies"]["hf"]]
+    asked = [
+        *told["dependencies"],
+        *(one for extra in ("gpu", "hf", "ray") for one in told["optional-dependencies"][extra]),
+    ]
     names = {re.match(r"[\w.-]+", one)[0].lower() for one in asked}
     assert names == {*packages.NEEDED, *packages.OPTIONAL}
     assert set(packages.EXTRAS) == {re.match(r"[\w-]+", one)[0] for one in asked[len(told["dependencies"]) :]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -21,18 +22,19 @@ from qntz.config import ENGINE_STAGES, MODEL_STAGES
 from qntz.errors import ConfigError, QntzError
 from qntz.fleet.cluster import Cluster, ClusterError, Running, opened
 from qntz.fleet.jobs import Job, blocked_by, jobs_of, ready
-from qntz.fleet.node import AWAY, DONE, FAILED, LOST, UNREACHED, Answer, Task
+from qntz.fleet.node import DONE, FAILED, LOST, UNREACHED, Answer, Task, may_be_there_again
 from qntz.fleet.only import REFUSED, write_shell
 from qntz.fleet.outcome import BLOCKED, STOPPED, Outcome
 from qntz.fleet.outcome import FAILED as STAGE_FAILED
 from qntz.fleet.plan import Plan, errors_of, plan
 from qntz.fleet.requests import FleetConfig, read_fleet, requests_of
+from qntz.fleet.results import TAKEN
 from qntz.fleet.table import Table, idle
 from qntz.fleet.workers import RAN, Said
 from qntz.redact import credentials_in
 from qntz.remotes import require_sound, without_secrets
 from qntz.repro.mend import mend, state_folder
-from qntz.repro.run import HANDED_ON, run_dvc, wait_for_dvc
+from qntz.repro.run import HANDED_ON, ended_by, run_dvc, wait_for_dvc
 from qntz.repro.turns import Patience, turn
 
 STEP = 0.5  # seconds between two looks
@@ -47,6 +49,7 @@ READ = (
     "dvc.yaml",
 )  # where a new file is one that workers lack
 TRIES = 4  # of the head's own pull
+AGAIN, PATIENCE = 15.0, 600.0  # seconds before a cluster that takes no task is asked again, and for which it need not
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
             code = head.pull([found.targets[found.compose]], own={*found.composed_from})
             if code:
                 return code
+            head.push([found.targets[one] for one in found.composed_from])
             composition, found = _planned(root, asked, params, say)
         to_do = found.to_do(False)
         order = [one for one in to_do if _is_entry(one)]
@@ -103,7 +107,10 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
             run = _Run(root, asked, config, composition, found, cluster, shared, say)
             run.go(todo)
         finally:
-            cluster.close()
+            try:
+                cluster.close()
+            except ClusterError as error:
+                say(f"jobs may still run: {error}")
         if run.signal:
             return run.end(128 + run.signal)
         _remove_left(root, params, say)
@@ -212,7 +219,8 @@ def _remove_left(root: Path, params: pipelines.Params, say: Callable[[str], None
     have nothing of them."""
     for model in params["models"]:
         for folder in sorted((ModelPaths(root, model).folder / "engines").glob("*")):
-            if folder.name not in params["engines"]:
+            entry = params["engines"].get(folder.name)
+            if not isinstance(entry, Mapping) or entry.get("model") != model:
                 shutil.rmtree(folder)
                 say(f"{folder.relative_to(root)} is of no entry: removed")
 
@@ -239,15 +247,26 @@ class _Head:
                 text = log.read()
             said = Said.of(text)
             gone = REFUSED.search(text)
-            if code == 0 or code > 128 or not (gone or any(AWAY.search(line) for line in said.errors)):
+            lines = [line for line in text.splitlines() if line.startswith(("ERROR: ", "WARNING: "))]
+            again = gone or may_be_there_again("\n".join(lines))
+            if code == 0 or ended_by(code) or not again or number == TRIES - 1:
                 break
             time.sleep(2**number)
         if code and gone:
-            self._say(f"the result of {gone[1]} could not be fetched. Run it again: what is missing is made again.")
+            do = "Run it again: what is missing is made again; or `qntz status` tells how this workspace differs."
+            self._say(f"the result of {gone[1]} could not be fetched. {do}")
         elif code:
             for line in said.errors:
                 self._say(line.removeprefix("error: ").removeprefix("ERROR: "))
-        return code if code > 128 else min(code, 1)
+        return code if ended_by(code) else min(code, 1)
+
+    def push(self, targets: Sequence[str]) -> None:
+        """What workers need before they compose; raises ConfigError where it cannot be pushed."""
+        command = [sys.executable, "-m", "qntz.fleet.results", *targets]
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
+        if done.returncode not in (0, TAKEN):
+            why = next((line for line in done.stderr.splitlines() if line.strip()), f"exit code {done.returncode}")
+            raise ConfigError("what compose reads cannot be pushed", where=", ".join(targets), why=why)
 
 
 class _Run:
@@ -269,6 +288,7 @@ class _Run:
         self.outcome = Outcome()
         self.table = Table()
         self.signal = 0
+        self.looked: dict[str, float] = {}
         self.made: list[str] = []
         self.runs: Counter[str] = Counter()
         self.logs = state_folder(root) / LOGS
@@ -278,6 +298,7 @@ class _Run:
         waiting, done = list(range(len(todo))), set[int]()
         running: dict[int, _Given] = {}
         lost: Counter[int] = Counter()
+        refused: dict[int, float] = {}  # since when
         begin: dict[int, float] = {}
         for number in range(len(todo)):
             broken = {stage: [str(self.errors[stage])] for stage in todo[number].stages if stage in self.errors}
@@ -289,11 +310,22 @@ class _Run:
             try:
                 while (waiting or running) and not self.signal:
                     for number in ready(todo, waiting, done):
-                        if self.asked.jobs is not None and len(running) >= self.asked.jobs:
+                        if self.signal or (self.asked.jobs is not None and len(running) >= self.asked.jobs):
                             break
-                        if begin.get(number, 0.0) <= time.monotonic():
+                        if begin.get(number, 0.0) > time.monotonic():
+                            continue
+                        given = self._give(todo[number])
+                        if isinstance(given, _Given):
                             waiting.remove(number)
-                            running[number] = self._give(todo[number])
+                            refused.pop(number, None)
+                            running[number] = given
+                            continue
+                        if number not in refused:
+                            self.table.line(f"{_told(todo[number])} waits: {given}", style="yellow")
+                        begin[number] = time.monotonic() + AGAIN
+                        if time.monotonic() - refused.setdefault(number, time.monotonic()) > PATIENCE and not running:
+                            waiting.remove(number)
+                            self._fail(number, todo, waiting, Answer(FAILED, [given]))
                     self.table.show(todo, waiting, running, done, self.outcome)
                     time.sleep(STEP)
                     for number, answer in [(n, a) for n, given in running.items() if (a := given.poll())]:
@@ -317,19 +349,21 @@ class _Run:
                     self.outcome.take(todo[number].stages, STOPPED)
                     self._cancel(given)
 
-    def _give(self, job: Job) -> _Given:
-        """Hands a task over; one that is refused meanwhile is as one that was lost."""
+    def _give(self, job: Job) -> _Given | str:
+        """Hands a task over; or tells why the cluster does not take it now."""
         entries = {self._entry(stage) for stage in job.stages}
         paths = {f"build/config/{kind}/{name}.yaml" for kind, name in entries}
         composed = {path: text for path, text in self.composed.items() if path in paths}
         task = Task(targets=[self.found.targets[one] for one in job.stages], composed=composed, **self.shared)
         request = self.config.request(job.kind)
         try:
-            if why := self.cluster.refusal(request):  # the last worker that had it may be gone
-                return _Given(None, Answer(LOST, [f"no worker has what is asked: {why}"]))
+            if self.looked.get(job.kind, 0.0) < time.monotonic() - AGAIN:  # the last worker that had it may be gone
+                if why := self.cluster.refusal(request):
+                    return f"no worker has what is asked any more: {why}"
+                self.looked[job.kind] = time.monotonic()
             return _Given(self.cluster.start(asdict(task), request, job.stages[0]))
         except ClusterError as error:
-            return _Given(None, Answer(LOST, [str(error)]))
+            return str(error)
 
     @staticmethod
     def _entry(stage: str) -> tuple[str, str]:
@@ -371,8 +405,8 @@ class _Run:
         told = self._mine(job, answer)
         failed = {pipelines.shown(stage): [*lines] for stage, lines in answer.failed.items()}
         failed = {stage: lines for stage, lines in failed.items() if stage in job.stages}
-        if not failed:  # it did not come to a stage, or to what pushes them
-            told, failed = {}, {job.stages[0]: [*answer.why]}
+        if not failed:  # it did not come to a stage, or to push what they made
+            told, failed = {}, {job.stages[0]: [*answer.why] or ["no reason was told"]}
         if answer.how != FAILED:
             for lines in failed.values():
                 lines.append(f"given up after {self.config.retries + 1} attempts")
@@ -414,17 +448,10 @@ class _Run:
 
 
 class _Given:
-    """A task that a cluster was given, as the table shows it, or the answer to one that it refused."""
+    """A task that a cluster was given, as the table shows it."""
 
-    def __init__(self, task: Running | None, answer: Answer | None = None):
-        self._task, self._answer, self._started = task, answer, time.monotonic()
-
-    def poll(self) -> Answer | None:
-        return self._answer if self._task is None else self._task.poll()
-
-    def cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+    def __init__(self, task: Running):
+        self.poll, self.cancel, self._started = task.poll, task.cancel, time.monotonic()
 
     @property
     def seconds(self) -> float:

@@ -26,6 +26,7 @@ from typing import Any
 
 from qntz.errors import ArtifactError, QntzError, one_line
 from qntz.fleet.only import OTHERWISE, REFUSED, write_shell
+from qntz.fleet.results import TAKEN
 from qntz.fleet.workers import RAN, Said
 from qntz.parent import end_with
 from qntz.pipelines import shown
@@ -35,15 +36,24 @@ TRIES, FIRST_WAIT = 5, 1.0  # of a push; seconds before the second one, twice as
 SLOTS = 1000
 COMPOSE = "compose"
 SHELL = Path(".dvc/tmp/qntz-shell")
+DENIED = re.compile(
+    r"AccessDenied|Forbidden|Permission denied|Authentication failed|InvalidAccessKeyId|SignatureDoesNotMatch|"
+    r"(locate|No) credentials|NoCredentials|NoSuchBucket",
+    re.IGNORECASE,
+)
 FULL = re.compile(r"No space left|Disk quota exceeded|QuotaExceeded|StorageFull|EntityTooLarge|InsufficientStorage")
 AWAY = re.compile(  # of git, DVC and what they speak with: what may be there again
     r"connect|connection|timed? ?out|unreachable|reset by peer|temporar|name resolution|not resolve|broken pipe|"
     r"unexpected(ly)? (eof|closed|disconnect)|early EOF|SlowDown|ServiceUnavailable|InternalError|Bad Gateway|"
-    r"\b50[0234]\b|failed to (transfer|download|upload|pull|push|fetch)|stale file handle|input/output error",
+    r"has pushed \S+ first|\b50[0234]\b|failed to (transfer|download|upload|pull|push|fetch)|stale file handle|"
+    r"input/output error",
     re.IGNORECASE,
 )
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_FAILED = re.compile(r"^ERROR: failed to reproduce '(.+?)'", re.MULTILINE)
+_RUNS = re.compile(r"^Running stage '(.+)':$")
+_PASSED = re.compile(r"^Stage '(.+)' (is cached - skipping run|didn't change, skipping)")
+_FAILED = re.compile(r"^ERROR: failed to reproduce (?:stages: )?('.*')")
+_EXITED = "WARNING: failed to run: "
 
 
 @dataclass(frozen=True)
@@ -209,7 +219,7 @@ def _set_up(root: Path, task: Task) -> None:
 
 
 def _reproduced(root: Path, task: Task) -> Answer:
-    from qntz.repro.run import repro
+    from qntz.repro.run import ended_by, repro
 
     os.environ["SHELL"] = str(root / SHELL)
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
@@ -220,46 +230,57 @@ def _reproduced(root: Path, task: Task) -> Answer:
         log.seek(0)
         text = log.read()
     said = Said.of(text)
-    failed = {*_FAILED.findall(text)}
-    made = [stage for stage, what in said.stages.items() if stage not in failed and shown(stage) != COMPOSE]
-    own = [stage for stage in made if stage in {*task.targets} or said.stages[stage] == RAN]
+    reasons = failures(text)
+    made = {stage: what for stage, what in said.stages.items() if stage not in reasons}
+    own = [stage for stage, what in made.items() if shown(stage) != COMPOSE and (stage in task.targets or what == RAN)]
     pushed = _push(own) if own else ""
-    stages = {stage: what for stage, what in said.stages.items() if stage not in failed}
 
-    def answer(how: str, why: Sequence[str] = (), failures: Mapping[str, Sequence[str]] = {}) -> Answer:
-        return Answer(how, why, stages, failures, said=text)
+    def answer(how: str, *why: str) -> Answer:
+        return Answer(how, why, made, {stage: lines for stage, lines in reasons.items() if lines}, said=text)
 
     if pushed:
-        return answer(FAILED if FULL.search(pushed) else UNREACHED, [f"what was made is not pushed: {pushed}"])
+        what = f"what was made is not pushed: {_telling(pushed)}"
+        return answer(UNREACHED, what) if may_be_there_again(pushed) else answer(FAILED, what)
     if code == 0:
         return answer(DONE)
-    if code > 128:
-        return answer(LOST, [f"DVC was ended: {signal.Signals(code - 128).name}"])
+    if ended := ended_by(code):
+        return answer(LOST, f"DVC was ended: {ended}")
     if other := OTHERWISE.search(text):
-        return answer(FAILED, [_otherwise(root, other[1], task.composed[other[1]])])
-    if refused := REFUSED.search(text):
-        return answer(UNREACHED, [f"the result of {refused[1]} could not be fetched"])
-    reasons = _reasons(text, said, failed)
-    if any(stage in {*task.targets} and lines for stage, lines in reasons.items()):
-        return answer(FAILED, said.errors, reasons)
-    why = said.errors or [f"DVC ended with exit code {code}"]
-    away = any(AWAY.search(line) for line in why) and not any(FULL.search(line) for line in why)
-    return answer(UNREACHED if away else FAILED, why, reasons)
+        return answer(FAILED, _otherwise(root, other[1], task.composed[other[1]]))
+    refused = {*REFUSED.findall(text)}
+    if any(lines and shown(stage) not in refused for stage, lines in reasons.items() if stage in task.targets):
+        return answer(FAILED)
+    if refused:
+        return answer(UNREACHED, f"the result of {min(refused)} could not be fetched")
+    lines = [line for line in text.splitlines() if line.startswith(("ERROR: ", "WARNING: "))]
+    how = UNREACHED if may_be_there_again("\n".join(lines)) else FAILED
+    return answer(how, *(lines[-1:] or [f"DVC ended with exit code {code}"]))
 
 
-def _reasons(text: str, said: Said, failed: set[str]) -> dict[str, list[str]]:
-    """Of each stage that failed what was said of it: between the line that it runs, and that it failed."""
-    found: dict[str, list[str]] = {stage: [] for stage in failed}
-    lines: list[str] = []
+def may_be_there_again(text: str) -> bool:
+    """Whether what went wrong lies in the way to another machine, and may not be so in a moment."""
+    return bool(AWAY.search(text)) and not FULL.search(text) and not DENIED.search(text)
+
+
+def failures(text: str) -> dict[str, list[str]]:
+    """The stages that a `dvc repro --keep-going` names as failed, with what they said themselves, or DVC of how they
+    ended; with nothing, those that did not come to run."""
+    said: dict[str, list[str]] = {}
+    ended: dict[str, str] = {}
+    named: list[str] = []
+    current = ""
     for line in text.splitlines():
-        if line.startswith("Running stage '"):
-            lines = []
-        elif line.startswith("error: "):
-            lines.append(line)
-        elif (at := _FAILED.match(line)) and not found[at[1]]:
-            found[at[1]] = lines or [line.removeprefix("ERROR: ")]
-            lines = []
-    return found
+        if runs := _RUNS.match(line):
+            current = runs[1]
+        elif _PASSED.match(line):
+            current = ""
+        elif current and line.startswith("error: "):
+            said.setdefault(current, []).append(line)
+        elif current and line.startswith(_EXITED):
+            ended[current] = line.removeprefix("WARNING: ")
+        elif failed := _FAILED.match(line):
+            named = re.findall(r"'([^']+)'", failed[1])
+    return {stage: said.get(stage) or ([ended[stage]] if stage in ended else []) for stage in named}
 
 
 def _otherwise(root: Path, path: str, text: str) -> str:
@@ -287,7 +308,7 @@ def _flat(told: Any, at: str = "") -> dict[str, Any]:
 
 
 def _push(stages: Sequence[str]) -> str:
-    """Pushes what stages made; returns what went wrong, "" for nothing."""
+    """Pushes what stages made; returns what was said where it went wrong, "" for nothing."""
     wait = FIRST_WAIT
     for number in range(TRIES):
         if number:
@@ -296,13 +317,17 @@ def _push(stages: Sequence[str]) -> str:
         done = _run([sys.executable, "-m", "qntz.fleet.results", *stages])
         if done.returncode == 0:
             return ""
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ERROR: ")]
-        lines.sort(key=lambda line: not FULL.search(line))  # of many lines, what tells why
-        lines = lines or done.stderr.strip().splitlines()[-1:]
-        told = lines[0].removeprefix("ERROR: ") if lines else f"exit code {done.returncode}"
-        if FULL.search(told):
+        text = done.stdout + done.stderr or f"exit code {done.returncode}"
+        if done.returncode == TAKEN or not may_be_there_again(text):
             break
-    return told
+    return text
+
+
+def _telling(text: str) -> str:
+    """Of many lines, that which tells why."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines.sort(key=lambda line: not (FULL.search(line) or DENIED.search(line)))
+    return lines[0].removeprefix("ERROR: ")
 
 
 if __name__ == "__main__":

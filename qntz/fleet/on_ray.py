@@ -51,7 +51,10 @@ class Ray:
         wanted = {"CPU": float(request.ray.get("num_cpus", 1)), **request.ray.get("resources", {})}
         own = (("GPU", "num_gpus"), ("memory", "memory"))
         wanted |= {name: request.ray[key] for name, key in own if key in request.ray}
-        nodes = [one["Resources"] for one in self._ray.nodes() if one["Alive"]]
+        try:
+            nodes = [one["Resources"] for one in self._ray.nodes() if one["Alive"]]
+        except Exception as error:  # of RPC, or its own
+            raise ClusterError("Ray does not answer", why=one_line(error)) from error
         if any(all(have.get(name, 0) >= amount for name, amount in wanted.items()) for have in nodes):
             return ""
         asked = ", ".join(f"{name}: {amount:g}" for name, amount in wanted.items() if amount)

@@ -20,8 +20,9 @@ from typing import Any
 
 from qntz.errors import one_line
 from qntz.fleet.cluster import ClusterError
-from qntz.fleet.node import FAILED, LOST, Answer, command_of
+from qntz.fleet.node import AWAY, FAILED, LOST, Answer, command_of
 from qntz.fleet.requests import Request
+from qntz.redact import is_secret
 
 LOOK = 1.0  # seconds between two questions to Slurm
 PATIENCE = 600.0  # seconds for which it need not answer them
@@ -48,25 +49,27 @@ class Slurm:
         self._folder = folder
         _told("sinfo", "--noheader")
         self._end_left()
-        self._jobs: set[str] = set()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for path in self._folder.iterdir():  # a number may be given to another job by now
+            path.unlink()
         self._states: dict[str, str] = {}
         self._asked = self._answered = time.monotonic()
 
     def _end_left(self) -> None:
-        """Ends jobs of an earlier run here that was killed: what they were to do, this one asks for again."""
+        """Ends jobs of this project that Slurm still has: of an earlier run that was killed, too, which are asked for
+        again."""
         found = _told("squeue", "--noheader", "--me", "--format=%i %Z")
         here = str(self._folder.resolve())
         left = [job for job, _, at in (line.strip().partition(" ") for line in found.splitlines()) if at == here]
         if left:
             _told("scancel", *left)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for path in self._folder.iterdir():  # a number may be given to another job by now
-            path.unlink()
 
     def refusal(self, request: Request) -> str:
-        command = ["sbatch", "--test-only", *_options(request), "--wrap=true"]
-        done = _run(*command)
-        return "" if done.returncode == 0 else " ".join(done.stderr.replace("sbatch: error:", "").split())
+        done = _run("sbatch", "--test-only", *_options(request), "--wrap=true")
+        why = " ".join(done.stderr.replace("sbatch: error:", "").split())
+        if done.returncode != 0 and AWAY.search(why):
+            raise ClusterError("Slurm does not answer", where="sbatch", why=why)
+        return "" if done.returncode == 0 else why
 
     def start(self, task: Mapping[str, Any], request: Request, name: str) -> _Job:
         number = f"{time.time_ns():x}"
@@ -76,7 +79,6 @@ class Slurm:
         options = [f"--job-name={name}", f"--chdir={self._folder.resolve()}", "--output=%j.log", "--no-requeue"]
         wrap = f"--wrap=exec {shlex.join(command_of(given.resolve(), answer.resolve()))}"
         job = _told("sbatch", "--parsable", *options, *_options(request), wrap).strip().partition(";")[0]
-        self._jobs.add(job)
         self._states[job] = "PENDING"
         return _Job(self, job, answer, self._folder / f"{job}.log")
 
@@ -85,7 +87,6 @@ class Slurm:
         controller is started again, stays as it was; raises ClusterError where that is long."""
         if time.monotonic() - self._asked > LOOK:
             self._asked = time.monotonic()
-            # of a number that it has forgotten it makes an error, of all of them where it is the only one
             done = _run("squeue", "--noheader", "--me", "--states=all", "--format=%i %T")
             if done.returncode == 0:
                 self._answered = time.monotonic()
@@ -95,7 +96,7 @@ class Slurm:
         return self._states.get(job, "").strip()
 
     def close(self) -> None:
-        return
+        self._end_left()  # of a job that was submitted as the head was ended, it may not know the number
 
 
 class _Job:
@@ -106,9 +107,12 @@ class _Job:
     def poll(self) -> Answer | None:
         state = self._slurm.state(self._job)
         os.listdir(self._answer.parent)  # else a file system of the net may go by what it knew
+        answer = None
         with contextlib.suppress(FileNotFoundError):
-            return Answer(**json.loads(self._answer.read_text(encoding="utf-8")))
-        if state in GOING:
+            answer = Answer(**json.loads(self._answer.read_text(encoding="utf-8")))
+        if answer is not None and answer.how != LOST:
+            return answer
+        if state in GOING:  # one that Slurm ends, at its time limit, may still say so
             self._ended = None
             return None
         self._ended = self._ended or time.monotonic()
@@ -118,6 +122,8 @@ class _Job:
         with contextlib.suppress(OSError, IndexError):
             last = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
         why = f"Slurm's job {self._job} ended: {state or 'it is not known any more'}"
+        if answer is not None and state not in OWN:
+            return answer
         return Answer(FAILED if state in OWN else LOST, [why, *([last] if last else [])])
 
     def cancel(self) -> None:
@@ -135,8 +141,12 @@ def _options(request: Request) -> list[str]:
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command of Slurm's, out of reach of a terminal's Ctrl-C, without secrets: a job gets its environment."""
+    plain = {name: value for name, value in os.environ.items() if not is_secret(name)}
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=SECONDS, env=plain, start_new_session=True
+        )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", f"no answer in {SECONDS:g} s")
     except OSError as error:

@@ -78,6 +78,14 @@ def _wait(child: subprocess.Popen[bytes], others: Collection[Process]) -> list[P
     return stages
 
 
+def ended_by(code: int) -> str:
+    """The name of the signal that an exit code stands for; "" where it is another (DVC's own for an error is 255)."""
+    try:
+        return signal.Signals(code - 128).name
+    except ValueError:
+        return ""
+
+
 def environment() -> dict[str, str]:
     """That of a DVC: its stages run by `python`, the one that composes here, also where no environment is activated."""
     return {**os.environ, "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])}

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from qntz.compose import composed_entries, composed_files
-from qntz.fleet.node import DONE, FAILED, LOST, UNREACHED, work
+from qntz.fleet.node import DONE, FAILED, LOST, UNREACHED, failures, work
 from tests.fleet.machines import commit, entries, shared
 from tests.pipeline.conftest import Project
 from tests.pipeline.test_trouble import mounted
@@ -60,17 +60,47 @@ def test_what_it_makes_is_pulled_by_the_head_and_made_once(project: Project) -> 
     assert at_once["stages"] == {"compose": "ran", **dict.fromkeys(ALL, "restored")}
 
 
-def test_a_stage_that_fails_is_told_and_what_came_before_is_pushed(project: Project) -> None:
+def test_stages_that_fail_are_told_and_all_else_is_made_and_pushed(tmp_path: Path) -> None:
+    project = shared(tmp_path / "head", entries(1), str(tmp_path / "remote"))
     project.edit("params.yaml", "quantize: {use: fp32}", "quantize: {use: fp32}, verify: {tolerance: {relative: 0}}")
     commit(project)
-    told = work(task(project))
+    second = [f"{one}@m0-int8" for one in ("quantize", "engine", "verify")]
+    targets = [*ALL[:-1], *second, "report@m0"]
+    told = work(task(project, targets=targets))
+    made = [*ALL[:7], *second]
     assert (told["how"], [*told["failed"]]) == (FAILED, ["verify@m0-fp32"]), told
     (reason,) = told["failed"]["verify@m0-fp32"]
     assert reason.startswith("error: verify m0-fp32: ")
     assert "tolerance" in reason
-    assert told["stages"] == {"compose": "ran", **dict.fromkeys(ALL[:7], "ran")}
-    other = work(task(project, folder=str(project.path.parent / "elsewhere"), targets=ALL[:7]))
-    assert other["stages"] == {"compose": "ran", **dict.fromkeys(ALL[:7], "restored")}
+    assert told["stages"] == {"compose": "ran", **dict.fromkeys(made, "ran")}
+    other = work(task(project, folder=str(tmp_path / "elsewhere"), targets=made))
+    assert other["stages"] == {"compose": "ran", **dict.fromkeys(made, "restored")}
+    # what is not its own, and not in the remote, is not made up for
+    alien = work(task(project, folder=str(tmp_path / "elsewhere"), targets=["report@m0"]))
+    assert alien["how"] == UNREACHED
+    assert alien["why"] == ["the result of verify@m0-fp32 could not be fetched"]
+
+
+def test_what_dvc_says_of_several_failures() -> None:
+    text = """\
+Running stage 'compose':
+error: compose: params.yaml: engines.x: no conf/quantize/y.yaml.
+Stage 'check@a' is cached - skipping run, checking out outputs
+Running stage 'export@a':
+> python -m stages.export a
+error: export a: no.
+WARNING: failed to run: python -m stages.export a, exited with 1
+Running stage 'export@b':
+WARNING: failed to run: python -m stages.export b, exited with -9
+Running stage 'export@c':
+ERROR: failed to reproduce stages: 'export@a', 'export@b' and 'check@d'
+"""
+    assert failures(text) == {
+        "export@a": ["error: export a: no."],
+        "export@b": ["failed to run: python -m stages.export b, exited with -9"],
+        "check@d": [],
+    }
+    assert failures("Running stage 'x':\nERROR: failed to reproduce 'x'\n") == {"x": []}
 
 
 def test_a_commit_or_a_repository_that_is_not_there(project: Project) -> None:

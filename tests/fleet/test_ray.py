@@ -108,7 +108,6 @@ def test_a_worker_is_killed_and_the_remote_cut_off(count: int, nodes: Nodes, ser
     twice = re.findall(r"more than once.*: (.*)", said)
     ran_twice = {one.partition("@")[2].partition("-")[0] for line in twice for one in line.split(", ")}
     assert ran_twice <= lost
-    assert "ran here" not in said
     assert at_work(project) == []
     serial = new_project(tmp_path / "serial")
     serial.params(entries(count))
@@ -175,7 +174,6 @@ def test_a_head_that_ends_leaves_no_orphan_and_goes_on(nodes: Nodes, tmp_path: P
     head = start(project, nodes)
     said, _ = head.communicate(timeout=600)
     assert head.returncode == 0, said
-    assert "ran here" not in said
     assert project.repro() == set()
 
 
