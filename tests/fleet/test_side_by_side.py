@@ -176,6 +176,7 @@ def test_a_kill_leaves_nothing_at_work_and_loses_nothing(mine: Project) -> None:
     assert mine.digests() == before
 
 
+@SOAK
 def test_two_runs_at_once_take_turns(mine: Project) -> None:
     before = mine.digests()
     emptied(mine)
@@ -187,6 +188,7 @@ def test_two_runs_at_once_take_turns(mine: Project) -> None:
     assert mine.digests() == before
 
 
+@SOAK
 def test_little_memory_is_one_after_the_other(mine: Project) -> None:
     mine.edit("params.yaml", "digits: {}, rows: {}", "digits: {export: {opset: 18}}, rows: {export: {opset: 18}}")
     process = start(mine, "-j", "2", "--memory", "0.01")
