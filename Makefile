@@ -28,7 +28,7 @@ mutations: $(READY)  ## each input of each stage changed, one at a time: what re
 
 soak: $(READY)  ## a hundred kills of `dvc repro` at random moments and the same digests, and the longest tests
 	python -m tests.pipeline.soak
-	python -m pytest -n $(WORKERS) -m soak $(PYTEST)
+	python -m pytest -n $(WORKERS) -m soak -o faulthandler_timeout=3600 $(PYTEST)
 
 lint: $(READY)
 	ruff check .
