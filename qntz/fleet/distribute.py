@@ -9,8 +9,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from qntz.fleet.workers import RAN, Said
 from qntz.redact import credentials_in
 from qntz.remotes import require_sound, without_secrets
 from qntz.repro.mend import mend, state_folder
-from qntz.repro.run import HANDED_ON, ended_by, run_dvc, wait_for_dvc
+from qntz.repro.run import ended_by, heard, run_dvc, wait_for_dvc
 from qntz.repro.turns import Patience, turn
 
 STEP = 0.5  # seconds between two looks
@@ -306,7 +305,7 @@ class _Run:
                 waiting.remove(number)
                 first = next(iter(broken))
                 self._fail(number, todo, waiting, Answer(FAILED, failed={first: broken[first]}))
-        with self._signals():
+        with heard(self._take_signal):
             try:
                 while (waiting or running) and not self.signal:
                     for number in ready(todo, waiting, done):
@@ -425,18 +424,8 @@ class _Run:
             waiting.remove(one)
             self.outcome.take(todo[one].stages, BLOCKED)
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def take(number: int, _: Any) -> None:
-            self.signal = self.signal or number
-
-        heard = [one for one in HANDED_ON if signal.getsignal(one) != signal.SIG_IGN]
-        kept = {one: signal.signal(one, take) for one in heard}
-        try:
-            yield
-        finally:
-            for number, handler in kept.items():
-                signal.signal(number, handler)
+    def _take_signal(self, number: int) -> None:
+        self.signal = self.signal or number
 
     def end(self, code: int) -> int:
         """Tells the sum; returns the exit code."""

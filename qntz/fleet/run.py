@@ -7,12 +7,10 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
 
 from qntz import pipelines
 from qntz.compose import PARAMS, Composition, composed_entries, composed_files, read_params
@@ -27,7 +25,7 @@ from qntz.fleet.table import Table, idle
 from qntz.fleet.workers import Worker
 from qntz.remotes import require_sound
 from qntz.repro.mend import mend, state_folder
-from qntz.repro.run import HANDED_ON, PAUSE, wait_for_dvc
+from qntz.repro.run import PAUSE, heard, wait_for_dvc
 from qntz.repro.turns import Patience, turn
 
 LOGS = "qntz-repro"  # in DVC's folder of temporary files
@@ -106,7 +104,7 @@ class _Run:
         before = {lock: recorded(self.root / lock) for lock in pipelines.locks(self.root)}
         shutil.rmtree(self.logs, ignore_errors=True)
         self.logs.mkdir(parents=True)
-        with self._signals():
+        with heard(self._take_signal):
             first = found.composed_from & {*to_do}
             if not self._compose(found, bool(first)):
                 return self._end(found)
@@ -239,20 +237,8 @@ class _Run:
             worker.send(signal.SIGKILL)
             worker.process.join()
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Takes down the signal that ends the run; one that is ignored, as by nohup, stays so."""
-
-        def take(number: int, _: Any) -> None:
-            self.signal = self.signal or number
-
-        heard = [one for one in HANDED_ON if signal.getsignal(one) != signal.SIG_IGN]
-        kept = {one: signal.signal(one, take) for one in heard}
-        try:
-            yield
-        finally:
-            for number, handler in kept.items():
-                signal.signal(number, handler)
+    def _take_signal(self, number: int) -> None:
+        self.signal = self.signal or number
 
     # what it tells
 

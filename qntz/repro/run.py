@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,15 +68,30 @@ def _wait(child: subprocess.Popen[bytes], others: Collection[Process]) -> list[P
         child.wait()
         return []
     stages: list[Process] = []
-    heard = {one for one in HANDED_ON if signal.getsignal(one) != signal.SIG_IGN}  # nohup ignores SIGHUP for all of us
+    wanted = {one for one in HANDED_ON if signal.getsignal(one) != signal.SIG_IGN}  # nohup ignores SIGHUP for all of us
     while child.poll() is None:
-        told = signal.sigtimedwait(heard | {signal.SIGCHLD}, 1.0)
-        if told and told.si_signo in heard and told.si_code != SI_KERNEL:
+        told = signal.sigtimedwait(wanted | {signal.SIGCHLD}, 1.0)
+        if told and told.si_signo in wanted and told.si_code != SI_KERNEL:
             # DVC expects that its stages are told as well, as a terminal does it, and leaves them to end
             stages = [one for one in below(others) if one.pid != child.pid]
             child.send_signal(told.si_signo)
             send(told.si_signo, stages)
     return stages
+
+
+@contextlib.contextmanager
+def heard(take: Callable[[int], None]) -> Iterator[None]:
+    """A block in which the signals that end a run are told to `take`, in the main thread; one that is ignored, as by
+    nohup, stays so."""
+    kept = {}
+    for number in HANDED_ON:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            kept[number] = signal.signal(number, lambda number, _: take(number))
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def ended_by(code: int) -> str:
