@@ -83,7 +83,7 @@ def resolved(
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever a module of the user's does when it is imported
+    except (Exception, SystemExit) as error:  # whatever a module of the user's does when it is imported
         do = f"Name a {what} that `python -c 'import ...'` finds from the project's root."
         raise refusal("cannot be imported", one_line(error), do) from error
     if not callable(found):

@@ -76,6 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
         return 141
+    except Exception as error:
+        if "QNTZ_DEBUG" in os.environ:
+            raise
+        told = f"unexpected error, a bug in qntz: {one_line(error, place=True)}. See all of it with QNTZ_DEBUG=1."
+        print(f"error: {options.command}: {told}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -279,6 +279,8 @@ def read_yaml(path: Path, shown: str) -> Any:
         raise ConfigError("is missing", where=shown) from None
     except UnicodeDecodeError as error:
         raise ConfigError("is no UTF-8 text", where=shown, why=one_line(error)) from None
+    except OSError as error:
+        raise ConfigError("cannot be read", where=shown, why=one_line(error)) from None
     loader = _NoDuplicates(text)
     loader.shown = shown
     try:
@@ -468,7 +470,7 @@ def _require_within(path: Path) -> None:
 
 def _environment(paths: Sequence[Path]) -> dict[str, str | None]:
     """The environment variables that files refer to."""
-    texts = [path.read_text(encoding="utf-8") for path in paths if path.is_file()]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file()]
     if any(re.search(r"oc\.env\s*:\s*['\"]?\$", text) for text in texts):
         return dict(os.environ)  # a name that is itself interpolated may be any
     names = {name for text in texts for name in VARIABLE.findall(text)}

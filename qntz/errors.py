@@ -146,7 +146,10 @@ def one_line(error: BaseException, place: bool = False) -> str:
     text = lines[0] if lines else ""
     if isinstance(error, QntzError):
         return text
-    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, SystemExit):
+        text = f"it ends the program (exit code {text or 0})"
+    else:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__) if place else ()
     if not frames or frames[-1].filename.startswith(f"{Path(__file__).parent}/"):
         return text  # what qntz called could not even be entered

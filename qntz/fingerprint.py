@@ -16,7 +16,6 @@ import json
 import os
 import re
 import sys
-import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,13 +24,14 @@ from typing import Any
 
 from qntz import plugins
 from qntz.artifacts import BUILD, digest_file
-from qntz.watch import Watched, distributions_in, files_in, state
+from qntz.redact import is_secret
+from qntz.watch import OWN, Watched, distributions_in, files_in, is_installed, state
 
 TRUSTED_AGE_NS = 2_000_000_000  # a file that changed less than two seconds before it was read may change again unseen
 MISSING = "missing"
 MOST_NAMED = 1000  # files of a folder that are told apart by name
 PATH_KEYS = ("file", "files", "folder", "path")
-INSTALLED = {"site-packages", "dist-packages"}
+_BUILT_FOR = re.compile(r"\+(?:cpu|cu\d+|rocm[\d.]*|xpu)$")  # which device: the same sources
 CARRIERS = ("cuda", "pycuda")  # they only carry an engine's bytes to a GPU: a key with them would differ without one
 
 
@@ -93,11 +93,14 @@ class Closure:
 @dataclass(frozen=True)
 class _Tool:
     """Of a stage the digest of its code, those of its plugins by name, the top-level names that these import from
-    outside, and what all of that was read from."""
+    outside, the environment variables that those plugins read which do not come with qntz, whether there are such
+    plugins, and what all of that was read from."""
 
     code: str
     plugins: dict[str, str]
     outside: frozenset[str]
+    environment: frozenset[str]
+    is_extended: bool
     watched: frozenset[Watched]
 
 
@@ -156,8 +159,14 @@ class Fingerprints:
                 self._watch("glob", self.root / pattern)
             matched = glob.glob(str(self.root / pattern), recursive=True) if glob.has_magic(pattern) else [pattern]
             paths = [self.root / match for match in sorted(matched)]
-            found.update({os.path.relpath(path, self.root): self.content(path) for path in paths})
+            found.update({self._shown(path): self.content(path) for path in paths})
         return found
+
+    def _shown(self, path: Path) -> str:
+        """A path as it is the same wherever the checkout lies: one that was given whole, to the outside, stays so."""
+        shown = os.path.relpath(path, self.root)
+        # the root joined with a relative path begins with the root, `..` or not
+        return str(path) if shown.startswith(os.pardir) and not path.is_relative_to(self.root) else shown
 
     def _whole(self, value: Any, parts: dict[str, str]) -> str:
         """The digest of a value, whose parts are remembered by it."""
@@ -205,8 +214,25 @@ class Fingerprints:
             package = name if path.name == "__init__.py" else name.rpartition(".")[0]
             pending += [(parent, None) for parent in _parents(name) if self._locate(parent)]
             for imported in self._python(path)["imports"] if path.suffix == ".py" else ():
-                pending += [(n, None) for n in self._imported(imported, package)]
+                pending += [(n, None) for n in self._imported(self._beside(imported, package, path), package)]
         return Closure(found, frozenset(outside), frozenset(unresolved))
+
+    def _beside(self, imported: list[Any], package: str, path: Path) -> list[Any]:
+        """An import that nothing answers, as what lies beside the file that imports, or above: many a repository puts
+        the folder on sys.path before."""
+        module, level, names = imported
+        top, *rest = module.split(".")
+        is_own = package.partition(".")[0] in OWN  # whose backends are called as what they wrap
+        if level or is_own or top in sys.stdlib_module_names or top in CARRIERS or self._locate(module):
+            return imported
+        if self._installed(top):
+            return imported
+        folder, parts = path.parent, package.split(".") if package else []
+        for length in range(len(parts), 0, -1):
+            if _module_file(folder / top, rest):
+                return [".".join([*parts[:length], module]), 0, names]
+            folder = folder.parent
+        return imported
 
     def _imported(self, imported: list[Any], package: str) -> list[str]:
         """The modules that one import statement loads: [module, level, names]."""
@@ -235,13 +261,13 @@ class Fingerprints:
         """The folders outside of site-packages that a top-level module may lie in, the project's root first."""
         if top not in self._tops:
             bases = [self.root, *([self._package] if top == "qntz" else [])]
-            bases += [Path(p) for p in sys.path if p and os.path.isdir(p) and not _is_installed(p)]
+            bases += [Path(p) for p in sys.path if p and os.path.isdir(p) and not is_installed(p)]
             if top not in sys.stdlib_module_names and top not in self._site["top_level"]:
                 try:  # editable installs may be found by an import hook alone
                     spec = importlib.util.find_spec(top)
                 except (ImportError, ValueError):
                     spec = None
-                if spec is not None and spec.origin and not _is_installed(spec.origin):
+                if spec is not None and spec.origin and not is_installed(spec.origin):
                     origin = Path(spec.origin)
                     bases.append(origin.parent.parent if origin.name == "__init__.py" else origin.parent)
             self._tops[top] = list(dict.fromkeys(bases))
@@ -264,7 +290,8 @@ class Fingerprints:
         return top in self._site["top_level"] or importlib.machinery.PathFinder.find_spec(top) is not None
 
     def versions(self, tops: Iterable[str]) -> dict[str, str]:
-        """The public version of every distribution that provides these top-level modules, by name."""
+        """The version of every distribution that provides these top-level modules, by name, without the device that it
+        was built for."""
         found = {}
         for top in tops:
             for name in self._site["top_level"].get(top, ()):
@@ -289,16 +316,21 @@ class Fingerprints:
         Args:
             model: the model section, for the stages that import it.
             data: the data sections that the stage reads. files: further paths of data (probes).
-            extra: files or globs that the model's or the data's code reads.
-            order: names whose order means something, which a mapping in YAML does not keep for DVC.
+            extra: files or globs that the code of the model, of the data or of plugins reads.
+            order: names whose order means something, which a mapping in YAML does not keep for DVC; the orders of
+                mappings in the model's factory and in the data sections are added.
             backend: the engine's; the shipped backends of other names cannot change it and are left out.
         """
         tool = self._tool(stage, backend)
         outside, self._watched = set(tool.outside), set(tool.watched)
+        variables = set(tool.environment)
         section: dict[str, Any] = {"code": tool.code, "plugins": dict(tool.plugins)}
+        ordered: list[Any] = list(order)
         if model is not None:
             closure = self.closure(_modules([model.get("factory")]))
             outside |= closure.outside
+            variables |= self._variables(closure)
+            ordered += _orders(model.get("factory") or {})
             exact = stage == "check"  # findings carry lines, and suppressions are comments
             named = sorted(set(self._paths(model.get("factory") or {})))
             section["model"] = self.sources(closure, exact)
@@ -309,9 +341,12 @@ class Fingerprints:
         paths = sorted({p for d in sections for p in self._paths(d)} | {f for f in files if f})
         closure = self.closure(_modules(sections))
         outside |= closure.outside
+        variables |= self._variables(closure)
+        ordered += [one for told in sections for one in _orders(told)]
         section["data"] = self.globbed(paths)
-        section["extra"] = self.globbed(extra) if model is not None or sections else {}
-        section["order"] = list(order)
+        section["extra"] = self.globbed(extra) if model is not None or sections or tool.is_extended else {}
+        section["order"] = ordered
+        section["environment"] = {name: _variable(name) for name in sorted(variables)}
         section["data_code"] = self.sources(closure) if closure.files or closure.unresolved else None
         section["tools"] = {"python": f"{sys.version_info[0]}.{sys.version_info[1]}", **self.versions(outside)}
         return section
@@ -326,17 +361,28 @@ class Fingerprints:
             code = self.closure([f"stages.{stage}"])
             outside, self._watched = set(code.outside), set(self._watched_site)
             sources, assets = self.sources(code), self._assets(code)
-            found = {}
+            found, variables, own = {}, set[str](), []
             for name, closure in self._plugins(stage, backend).items():
                 outside |= closure.outside
                 found[name] = self.sources(closure)
+                if not name.startswith("builtin/"):
+                    own.append(name)
+                    variables |= self._variables(closure)
             self._watch("glob", self.root / plugins.FOLDER / "*.py")
-            if any(name.startswith(f"{plugins.FOLDER}/") for name in found):
+            if any(name.startswith(f"{plugins.FOLDER}/") for name in own):
                 found[f"{plugins.FOLDER}/"] = self._beside_plugins()
             whole = self._whole([sources, assets], {**self.parts[sources], **assets})
             watched = frozenset(self._watched)
-            self._tools[stage, backend] = _Tool(whole, found, frozenset(outside), watched)
+            self._tools[stage, backend] = _Tool(
+                whole, found, frozenset(outside), frozenset(variables), bool(own), watched
+            )
         return self._tools[stage, backend]
+
+    def _variables(self, closure: Closure) -> set[str]:
+        """The environment variables that sources read, but for those of qntz, and without secrets: a token decides what
+        may be read, and not what it says."""
+        of = (path for name, path in closure.files.items() if name.partition(".")[0] != "qntz" and path.suffix == ".py")
+        return {one for path in of for one in self._python(path)["environment"] if not is_secret(one)}
 
     def sources(self, closure: Closure, exact: bool = False) -> str:
         of = self.content if exact else self.source
@@ -404,7 +450,17 @@ class Fingerprints:
     def _is_path(self, text: str) -> bool:
         """Whether a value that no key calls a path is one all the same: it is there."""
         path = self.root / text
-        return os.path.exists(path) and not path.resolve().is_relative_to((self.root / BUILD).resolve())
+        if not os.path.exists(path):
+            return False
+        real, root = path.resolve(), self.root.resolve()
+        # "." and "/" are there too, but hold this checkout with all that a run writes
+        return not real.is_relative_to(root / BUILD) and not root.is_relative_to(real)
+
+
+def _variable(name: str) -> str | None:
+    """The digest of an environment variable's value, which may be nobody's business; None where it is not set."""
+    value = os.environ.get(name)
+    return None if value is None else hashlib.sha256(os.fsencode(value)).hexdigest()
 
 
 def _modules(sections: Iterable[Any]) -> list[str]:
@@ -436,17 +492,23 @@ def _parents(name: str) -> list[str]:
 
 
 def _read_python(path: Path) -> dict[str, Any]:
-    """The digest of a Python file's syntax tree, and its import statements as [module, level, names]."""
+    """The digest of a Python file's syntax tree, its import statements as [module, level, names], and the environment
+    variables that it reads by name."""
     try:
         source = path.read_bytes()
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         # the stage that imports it gives the error; its bytes stand for it until then
-        return {"digest": digest_file(path), "imports": []}
+        return {"digest": digest_file(path), "imports": [], "environment": []}
     imports = sorted(_imports(tree))  # before the docstrings go
+    environment = sorted(_variables(tree)) if b"env" in source else []
     # the one kind of comment that means something: TorchScript takes types from it
     types = [line.decode(errors="replace") for line in re.findall(rb"#\s*type:[^\n]*", source)]
-    return {"digest": digest([_source_digest(tree), types]), "imports": imports}
+    try:
+        found = digest([_source_digest(tree), types])
+    except RecursionError:  # an `elif` of hundreds of branches, which Python itself reads well
+        found = digest_file(path)
+    return {"digest": found, "imports": imports, "environment": environment}
 
 
 def _source_digest(tree: ast.Module) -> str:
@@ -495,12 +557,39 @@ def _imports(tree: ast.Module) -> list[list[Any]]:
     return found
 
 
-def _is_installed(origin: str) -> bool:
-    """Whether it lies where distributions do: of this environment, or of another one that this one looks into."""
-    if INSTALLED & set(Path(origin).parts):
-        return True
-    paths = sysconfig.get_paths()
-    return any(Path(origin).is_relative_to(paths[k]) for k in ("purelib", "platlib", "stdlib", "platstdlib"))
+def _variables(tree: ast.Module) -> set[str]:
+    """The environment variables that are read by a name that stands there: os.environ["A"], os.environ.get("A"),
+    os.getenv("A"), "A" in os.environ."""
+
+    def is_called(node: ast.expr, name: str) -> bool:
+        return (isinstance(node, ast.Name) and node.id == name) or (
+            isinstance(node, ast.Attribute) and node.attr == name
+        )
+
+    names: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and is_called(node.value, "environ") and isinstance(node.ctx, ast.Load):
+            names.append(node.slice)
+        elif isinstance(node, ast.Call) and node.args:
+            of_environ = isinstance(node.func, ast.Attribute) and is_called(node.func.value, "environ")
+            if of_environ or is_called(node.func, "getenv"):
+                names.append(node.args[0])
+        elif isinstance(node, ast.Compare) and any(is_called(one, "environ") for one in node.comparators):
+            names.append(node.left)
+    return {one.value for one in names if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+
+
+def _orders(value: Any, where: str = "") -> Iterator[list[str]]:
+    """The orders of the mappings that a factory or a source of data is given: it may go through them. Not that of its
+    own arguments, which it is given by name."""
+    if isinstance(value, Mapping):
+        if where and len(value) > 1:
+            yield [where, *map(str, value)]
+        for key, inner in value.items():
+            yield from _orders(inner, f"{where}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _orders(inner, f"{where}.{index}")
 
 
 def _site() -> dict[str, Any]:
@@ -520,7 +609,7 @@ def _site() -> dict[str, Any]:
         found += [[e.name, e.module] for e in distribution.entry_points if e.group == plugins.ENTRY_POINTS]
         if editable:
             continue  # followed as source
-        versions[name] = metadata["Version"].partition("+")[0] + _own_build(distribution)
+        versions[name] = _BUILT_FOR.sub("", metadata["Version"]) + _own_build(distribution)
         for top in _top_level(distribution):
             top_level.setdefault(top, []).append(name)
     return {"versions": versions, "top_level": {t: sorted(n) for t, n in top_level.items()}, "plugins": sorted(found)}

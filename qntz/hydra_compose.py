@@ -62,12 +62,26 @@ def compose_entry(
         raise ConfigError(error.what, where=place(error.where), why=error.why, do=error.do) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error, place) from error
+    except UnicodeDecodeError as error:
+        chosen = [conf / "config.yaml", *(conf / group / f"{option}.yaml" for group, option in choices.items())]
+        bad = next((path for path in [*chosen, *sorted(conf.rglob("*.yaml"))] if not _is_text(path)), conf)
+        raise ConfigError("is no UTF-8 text", where=str(bad.relative_to(conf.parent)), why=one_line(error)) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(
             "is no YAML", where=f"{mark.name}:{mark.line + 1}" if mark else "conf", why=getattr(error, "problem", "")
         ) from error
     return plain  # type: ignore[return-value]
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    except OSError:
+        pass  # what cannot be read at all, Hydra names
+    return True
 
 
 def _require_stable(written: Any) -> None:

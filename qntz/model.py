@@ -125,7 +125,7 @@ def _built(factory: Mapping[str, Any]) -> torch.nn.Module:
     torch.manual_seed(0)  # what is drawn where no weights are given has to be the same in every stage
     try:
         module = make(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         given = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
         raise ModelError(f"{target}({given}) fails", where="model.factory", why=one_line(error)) from error
     if not isinstance(module, torch.nn.Module):
@@ -440,7 +440,7 @@ def call(module: torch.nn.Module, inputs: Arrays, order: Sequence[str]) -> Any:
             given = tensors(inputs, order)
             count = positional_count(module, order)
             return module(*given[:count], **dict(zip(order[count:], given[count:], strict=True)))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shapes = ", ".join(f"{name} {inputs[name].dtype} {list(inputs[name].shape)}" for name in order)
         raise ModelError(
             "the model refuses its inputs", where=shapes, why=one_line(error), do="Check model.inputs and model.dims."

@@ -7,6 +7,7 @@ found (a fresh clone, a state of long ago), only the name is lost.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ def keep(root: Path, parts: Parts) -> None:
     """Keeps a state where it is not kept yet; the states that were not composed for longest go."""
     folder = root / FOLDER
     path = folder / f"{digest(sorted(parts))}.json"
-    if path.is_file():
+    with contextlib.suppress(FileNotFoundError):  # also where another process takes it away now
         os.utime(path)
         return
     pairs: dict[tuple[str, str], int] = {}

@@ -14,8 +14,27 @@ SHORTEST = 8  # characters of a value that is looked for: a shorter one would be
 SHORTEST_PATH = 20  # of a secret URL, which messages name without the host
 PUT = "***"
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_WHOLE = frozenset(("auth", "dsn", "key", "keys", "pass", "pat", "pwd", "token"))  # a part of the name
-_ENDS = ("apikey", "credential", "credentials", "passphrase", "passwd", "password", "secret", "secrets", "token")
+_WHOLE = frozenset(  # a part of the name
+    (
+        "auth",
+        "bearer",
+        "cookie",
+        "cookies",
+        "creds",
+        "dsn",
+        "key",
+        "keys",
+        "pass",
+        "pat",
+        "pw",
+        "pwd",
+        "token",
+    )
+)
+_ENDS = (
+    *("apikey", "credential", "credentials", "passcode", "passphrase", "passwd", "password", "privkey", "pgpass"),
+    *("dbpass", "secret", "secrets", "secretkey", "sshkey", "token"),
+)
 _LAST = re.compile(r"(?:^|_)(?:conn(?:ection)?_?str(?:ing)?|jwt|webhook|(?:webhook|sas)_?ur[il])$|_sas$")  # of the name
 _PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]*://[^/\s:@]*:(?P<value>[^/\s]+)@", re.IGNORECASE)
 _PAIR = re.compile(r"(?P<before>^|[?&;\s])(?P<name>[\w.-]+)=(?P<value>[^&;#\s]+)")

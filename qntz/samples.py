@@ -67,7 +67,7 @@ def _opened(source: DataSource, options: Mapping[str, Any], root: Path, where: s
             number += 1
     except QntzError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"data source {source.name!r} fails",
             where=f"{where}, sample {number}",

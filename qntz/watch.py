@@ -7,10 +7,13 @@ when it begins and when it is done: their sizes, times and numbers, also where t
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+import sys
+import sysconfig
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,11 @@ from qntz.errors import ArtifactError
 
 WATCHED = BUILD / "memo" / "watched.json"  # not in build/config: times and numbers are of this checkout alone
 COMPILED = "__pycache__"
+INSTALLED = {"site-packages", "dist-packages"}
+OWN = (
+    "qntz",
+    "stages",
+)  # a stage's own code is known by its statements, backends that it does not use are not in its key
 DISTRIBUTIONS = (".dist-info", ".egg-info", ".egg", ".egg-link")
 
 Watched = tuple[str, str]
@@ -38,6 +46,18 @@ def files_in(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path
                 yield Path(entry.path)
             elif entry.name != COMPILED:
                 yield from files_in(Path(entry.path), above | {real})
+
+
+@functools.cache
+def _of_python() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    return tuple(paths[key] + os.sep for key in ("purelib", "platlib", "stdlib", "platstdlib"))
+
+
+def is_installed(origin: str) -> bool:
+    """Whether a file or folder lies where distributions do, or Python: of this environment, or of another one that this
+    one looks into."""
+    return f"{origin}{os.sep}".startswith(_of_python()) or bool(INSTALLED & set(Path(origin).parts))
 
 
 def distributions_in(folder: str) -> list[str]:
@@ -83,13 +103,50 @@ def as_text(stages: Mapping[str, Collection[Watched]], states: Mapping[Watched, 
 
 def require_unchanged(root: Path, stage: str) -> None:
     """Raises ArtifactError where something that a stage ("export@digits") depends on is not as compose saw it."""
-    try:
-        told = json.loads((root / WATCHED).read_text(encoding="utf-8"))
-        watched = [told["states"][number] for number in told["sets"][told["stages"][stage]]]
-    except (OSError, ValueError, LookupError, TypeError):
-        return  # nothing was composed here: `dvc repro` always does; a stage by itself goes by what there is
-    for kind, path, before in watched:
+    for kind, path, before in _watched_by(root, stage):
         if state(kind, path) != before:
             what = "installed packages changed" if kind == "site" else "changed"
             do = "Nothing is kept of this stage. Run `dvc repro` again."
             raise ArtifactError(f"{what} after it was composed", where=os.path.relpath(path, root), do=do)
+
+
+def require_known(root: Path, stages: Sequence[str]) -> None:
+    """Looks at what this process has imported: compose follows statements, and not what a program works out, as
+    importlib.import_module(f"nets.{name}") does.
+
+    Args:
+        stages: whose files may be among it ("torchscript@digits").
+
+    Raises:
+        ArtifactError: a module of the user's lies in none of their keys, so that nobody would see it change.
+    """
+    watched = [one for stage in stages for one in _watched_by(root, stage)]
+    if not watched:
+        return
+    files = {os.path.realpath(path) for kind, path, _ in watched if kind == "file"}
+    folders = tuple(os.path.realpath(path) + os.sep for kind, path, _ in watched if kind == "folder")
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or not os.path.isabs(file):  # torch's modules that are objects name none
+            continue
+        if name.partition(".")[0] in OWN or is_installed(file):
+            continue
+        real = os.path.realpath(file)
+        if not (real in files or real.startswith(folders) or is_installed(real)):
+            shown = os.path.relpath(file, root) if Path(file).is_relative_to(root) else file
+            raise ArtifactError(
+                "was imported and is in no key, so that nobody would see it change",
+                where=shown,
+                why="no import statement that compose can follow leads to it",
+                do=f"Import it by a statement, or name it in the model's `extra_inputs: [{shown}]`.",
+            )
+
+
+def _watched_by(root: Path, stage: str) -> list[list[Any]]:
+    """What a stage looks at, as [kind, path, state]; nothing where it was not composed: `dvc repro` always does, and a
+    stage by itself goes by what there is."""
+    try:
+        told = json.loads((root / WATCHED).read_text(encoding="utf-8"))
+        return [told["states"][number] for number in told["sets"][told["stages"][stage]]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []

@@ -19,7 +19,7 @@ from qntz.artifacts import EnginePaths, ModelPaths, composed_path, require_insid
 from qntz.config import ENGINE_STAGES, NAME, granted
 from qntz.errors import ArtifactError, ConfigError, PluginError, QntzError, UsageError, one_line
 from qntz.redact import redacted
-from qntz.watch import require_unchanged
+from qntz.watch import require_known, require_unchanged
 from stages.parent import die_with_parent
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def run(stage: str, work: Callable[[Job], None]) -> NoReturn:
         job = job_of(stage, names[0])
         _require_unchanged(job)
         _guarded(job, work)
+        _require_known(job)
         _require_unchanged(job)
     except QntzError as error:
         if debug:
@@ -87,13 +88,20 @@ def _require_unchanged(job: Job) -> None:
         raise ArtifactError("it was composed anew while it ran", where=f"params.yaml: {job.name}", do=do)
 
 
+def _require_known(job: Job) -> None:
+    """Raises ArtifactError where a module was imported that the stage's key does not hold. A report times its engines
+    by the backends that verify ran them by."""
+    timed = [f"verify@{one}" for one in job.config.report.engines] if job.stage == "report" else []
+    require_known(job.root, [f"{job.stage}@{job.name}", *timed])
+
+
 def _guarded(job: Job, work: Callable[[Job], None]) -> None:
     try:
         work(job)
     except QntzError as error:
         _explain(job, error)
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise QntzError(
             "unexpected error, a bug in qntz or in a plugin",
@@ -136,7 +144,7 @@ def job_of(stage: str, name: str) -> Job:
         raise ArtifactError(
             f"no entry {name!r}", where="params.yaml", do="Add it, or run `dvc repro compose` from the project's root."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ArtifactError(
             "is damaged", where=str(path), why=one_line(error), do="Run `dvc repro compose`."
         ) from error

@@ -33,6 +33,10 @@ def main() -> int:
     except QntzError as error:
         print(f"error: fleet: {error}", file=sys.stderr)
         return error.exit_code
+    except Exception as error:
+        told = f"unexpected error, a bug in qntz: {one_line(error, place=True)}"
+        print(f"error: fleet: {told}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -332,6 +332,22 @@ def test_what_another_run_would_compose_otherwise_is_refused(project: Path) -> N
         compose(project)
 
 
+def test_a_file_of_a_group_that_is_no_text_stops_none_but_who_uses_it(project: Path) -> None:
+    (project / "conf/model/bad.yaml").write_bytes(b"a: \xff\n")
+    params(project, "models: {digits: {}, bad: {}}\nengines: {a: {model: digits}}\n")
+    result = compose(project)
+    assert set(result.errors) == {("models", "bad")}
+    assert "conf/model/bad.yaml: is no UTF-8 text: UnicodeDecodeError" in str(result.errors["models", "bad"])
+    assert set(result.engines) == {"a"}
+
+
+def test_a_folder_in_the_place_of_params_yaml(project: Path) -> None:
+    (project / "params.yaml").unlink()
+    (project / "params.yaml").mkdir()
+    with pytest.raises(ConfigError, match="params.yaml: cannot be read: IsADirectoryError"):
+        compose(project)
+
+
 def test_weights_that_cannot_be_read_stop_their_own_entries_alone(project: Path) -> None:
     params(project, "models: {digits: {model: {weights: /proc/self/mem}}, rows: {}}\nengines: {a: {model: rows}}\n")
     result = compose(project)

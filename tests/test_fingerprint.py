@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from qntz import plugins
+from qntz import hookspecs, plugins
 from qntz.compose import compose
 
 
@@ -115,7 +118,8 @@ def test_a_module_that_the_model_imports_in_a_function(project: Path) -> None:
 def test_extra_inputs(project: Path) -> None:
     (project / "table.txt").write_text("1")
     (project / "conf/model/digits.yaml").open("a").write("extra_inputs: ['*.txt']\n")
-    wanted = {("digits", stage) for stage in ("check", "torchscript", "calibrate")}
+    # export and simplify by a plugin of the project, which may read it too
+    wanted = {("digits", stage) for stage in ("check", "torchscript", "export", "simplify", "calibrate")}
     wanted |= {(e, s) for e in ENGINES if e.startswith("digits") for s in ("quantize", "verify")}
     assert changed(project, lambda p: (p / "table.txt").write_text("2")) == wanted
 
@@ -167,8 +171,26 @@ CAPTURED = {("digits", "check"), ("digits", "torchscript")}
             "def f(x):\n    # type: (Tensor) -> Tensor\n    return x",
             replace("examples/digits/model.py", "(Tensor) ->", "(int) ->"),
         ),
+        (
+            {"examples/digits/beside.py": "A = 1"},
+            "import sys\nsys.path.insert(0, 'examples/digits')\nfrom beside import A",
+            write("examples/digits/beside.py", "A = 2"),
+        ),
+        (
+            {"examples/blocks/__init__.py": "", "examples/blocks/one.py": "A = 1"},
+            "import sys\nsys.path.insert(0, 'examples')\nfrom blocks import one",
+            write("examples/blocks/one.py", "A = 2"),
+        ),
+        (
+            {
+                "extra/many.py": "def f(x):\n    if x == 0:\n        return 0\n"
+                + "".join(f"    elif x == {i}:\n        return {i}\n" for i in range(1, 400))
+            },
+            "import extra.many",
+            replace("extra/many.py", "return 399", "return 0"),
+        ),
     ],
-    ids=["not-type-checking", "star", "extension", "type-comment"],
+    ids=["not-type-checking", "star", "extension", "type-comment", "on-the-path", "package-on-the-path", "deep"],
 )
 def test_what_is_easily_missed_in_a_models_source(project: Path, given: dict, statement: str, edit) -> None:
     for path, text in given.items():
@@ -200,6 +222,74 @@ def test_the_order_of_the_inputs(project: Path) -> None:
     assert {("rows", stage) for stage in ("check", "torchscript", "export", "calibrate")} <= reached
 
 
+def test_the_order_of_a_mapping_that_the_factory_or_a_source_may_go_through(project: Path) -> None:
+    path = "conf/model/digits.yaml"
+    replace(path, "width: 32", "width: 32, layers: {relu: 1, plus: 2}")(project)
+    assert changed(project, replace(path, "{relu: 1, plus: 2}", "{plus: 2, relu: 1}")) == CAPTURED
+    # what is given by name has no order
+    one, other = "width: 32, layers: {plus: 2, relu: 1}", "layers: {plus: 2, relu: 1}, width: 32"
+    assert changed(project, replace(path, one, other)) == set()
+    data = "file: examples/digits/data/train.npz"
+    replace(path, data, f"{data}, arrays: {{image: image, target: target}}")(project)
+    one, other = "{image: image, target: target}", "{target: target, image: image}"
+    assert changed(project, replace(path, one, other)) == {("digits", "calibrate")}
+
+
+def test_environment_variables_that_sources_name(project: Path, monkeypatch) -> None:
+    reads = (
+        "import os\nfrom os import environ, getenv\n"
+        "one = os.environ['ONE']\ntwo = environ.get('TWO', '')\nthree = getenv('THREE')\nfour = 'FOUR' in os.environ\n"
+        "token = os.environ.get('HF_TOKEN')\nos.environ['FIVE'] = '5'\n"
+    )
+    append("examples/digits/model.py", f"\n{reads}")(project)
+    monkeypatch.setenv("ONE", "1")
+    told = inputs(project)["digits", "torchscript"]["environment"]
+    one = hashlib.sha256(b"1").hexdigest()
+    assert told == {"FOUR": None, "ONE": one, "THREE": None, "TWO": None}
+    for name in told:
+        assert changed(project, lambda _, name=name: monkeypatch.setenv(name, "other")) == CAPTURED
+    assert changed(project, lambda _: monkeypatch.setenv("HF_TOKEN", "hf_secret_one")) == set()
+    assert changed(project, lambda _: monkeypatch.setenv("FIVE", "6")) == set()
+    text = "import os\nfrom qntz import hookimpl\n@hookimpl\ndef qntz_graph_passes(opset, phase):\n    return [os.environ['SIX']]\n"
+    write("plugins/z.py", text)(project)
+    reached = changed(project, lambda _: monkeypatch.setenv("SIX", "6"))
+    assert {stage for _, stage in reached} == set(hookspecs.CALLED_BY["qntz_graph_passes"])
+
+
+def test_data_outside_of_the_project_has_one_name_wherever_the_checkout_lies(project: Path, tmp_path_factory) -> None:
+    path, inside = "conf/model/digits.yaml", "examples/digits/data/train.npz"
+    outside = tmp_path_factory.mktemp("data") / "train.npz"
+    shutil.copy(project / inside, outside)
+    replace(path, inside, str(outside))(project)
+    before = inputs(project)
+    assert [*before["digits", "calibrate"]["data"]] == [str(outside)]
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "deep" / "er"
+    shutil.copytree(project, elsewhere, ignore=shutil.ignore_patterns("build"))
+    assert inputs(elsewhere) == before
+    replace(path, str(outside), str(project / inside))(project)
+    assert [*inputs(project)["digits", "calibrate"]["data"]] == [inside]
+
+
+@pytest.mark.parametrize("text", [".", "/", ".."])
+def test_an_argument_that_happens_to_be_the_folder_of_all(project: Path, text: str) -> None:
+    replace("conf/model/digits.yaml", "width: 32", f"width: 32, separator: '{text}'")(project)
+    assert inputs(project)["digits", "torchscript"]["model_files"] == {}
+
+
+@pytest.mark.parametrize(
+    ("local", "shown"), [("cpu", "1.0"), ("cu130", "1.0"), ("rocm6.2", "1.0"), ("g1a2", "1.0+g1a2")]
+)
+def test_of_a_version_what_device_it_is_for_is_left_out(
+    project: Path, tmp_path: Path, monkeypatch, local, shown
+) -> None:
+    other = tmp_path / "site" / "onnxsim-1.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text(f"Metadata-Version: 2.1\nName: onnxsim\nVersion: 1.0+{local}\n")
+    (other / "RECORD").write_text("onnxsim/__init__.py,,\n")
+    monkeypatch.setattr(sys, "path", [str(other.parent), *sys.path])
+    assert inputs(project)["digits", "simplify"]["tools"]["onnxsim"] == shown
+
+
 def test_hooks_that_a_plugin_imports(project: Path) -> None:
     write("extra/hooks.py", "def f():\n    return []\n")(project)
     text = (
@@ -211,7 +301,6 @@ def test_hooks_that_a_plugin_imports(project: Path) -> None:
 
 def test_an_editable_distribution_with_its_egg_info_is_followed_as_source(project: Path, tmp_path, monkeypatch) -> None:
     import json
-    import sys
 
     source, site = tmp_path / "lib" / "src", tmp_path / "site"
     write("lib/src/acme/__init__.py", "A = 1")(tmp_path)
@@ -226,7 +315,6 @@ def test_an_editable_distribution_with_its_egg_info_is_followed_as_source(projec
 
 def test_another_place_and_touching_change_nothing(project: Path, tmp_path_factory) -> None:
     import os
-    import shutil
 
     before = inputs(project)
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "deep" / "er"

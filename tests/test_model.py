@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,10 @@ class Net(nn.Module):
 
 def not_a_module() -> int:
     return 3
+
+
+def leaves() -> None:
+    sys.exit(3)
 
 
 def factory(**arguments) -> dict:
@@ -68,6 +73,7 @@ def test_weights_of_four_formats(tmp_path: Path) -> None:
         (f"{__name__}.Nett", "cannot be imported: AttributeError"),
         (f"{__name__}.not_a_module", "gives a int, no torch.nn.Module"),
         ("Net", "cannot be imported"),
+        (f"{__name__}.leaves", "leaves() fails: it ends the program (exit code 3)"),
     ],
 )
 def test_a_class_that_cannot_be_had(tmp_path: Path, target: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,16 @@ def test_a_sample_that_does_not_fit_is_refused_by_number(samples, data, message)
     with pytest.raises(DataError) as caught:
         opened(samples, **data)
     assert str(caught.value) == message
+
+
+def test_a_source_that_ends_the_program_is_refused_all_the_same() -> None:
+    def leaves(options, root):
+        yield sample()
+        sys.exit(0)
+
+    samples = open_samples({"source": "list"}, {"list": DataSource("list", leaves)}, INPUTS, DIMS, Path(), "data.test")
+    with pytest.raises(PluginError, match=r"data.test, sample 1: .* it ends the program \(exit code 0\)"):
+        list(samples)
 
 
 def test_a_source_that_fails_is_named() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,46 @@ def test_files_that_come_and_go(project: Path) -> None:
     (project / "data/0.npy").unlink()
     assert changed(project, "torchscript@digits")
     assert changed(project, "simplify@digits") == ""
+
+
+def write(project: Path, path: str, text: str) -> None:
+    (project / path).parent.mkdir(exist_ok=True)
+    (project / path).write_text(text)
+
+
+def known(project: Path, *stages: str) -> str:
+    """What such a stage says of a process that has imported nets/one.py of the project; "" where it goes on."""
+    code = (
+        "import importlib, sys\nfrom pathlib import Path\nfrom qntz.watch import ArtifactError, require_known\n"
+        "importlib.import_module('nets.one')\n"
+        "try: require_known(Path.cwd(), sys.argv[1:])\nexcept ArtifactError as error: print(error)"
+    )
+    command = [sys.executable, "-c", code, *stages]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_what_was_imported_by_no_statement_is_refused(project: Path) -> None:
+    write(project, "nets/one.py", "A = 1\n")
+    compose(project)
+    assert known(project, "torchscript@digits") == (
+        "nets/one.py: was imported and is in no key, so that nobody would see it change: no import statement that "
+        "compose can follow leads to it. Import it by a statement, or name it in the model's "
+        "`extra_inputs: [nets/one.py]`."
+    )
+    assert known(project, "torchscript@other") == ""  # was not composed
+    conf = project / "conf/model/digits.yaml"
+    text = conf.read_text()
+    for name in ("nets/one.py", "nets"):
+        conf.write_text(f"{text}extra_inputs: [{name}]\n")
+        compose(project)
+        assert known(project, "torchscript@digits") == ""
+    conf.write_text(text)
+    with (project / "examples/digits/model.py").open("a") as file:
+        file.write("\nimport nets.one\n")
+    compose(project)
+    assert known(project, "torchscript@digits") == ""
+    assert known(project, "export@digits", "torchscript@digits") == ""
+    assert known(project, "export@digits").startswith("nets/one.py: was imported")
 
 
 def test_what_python_and_editors_leave_behind_is_nothing(project: Path) -> None:

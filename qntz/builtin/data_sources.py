@@ -213,7 +213,7 @@ def _guarded(target: str, call: Callable[[], Any], what: str) -> Any:
         return call()
     except DataError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(what, where=target, why=one_line(error)) from error
 
 

@@ -159,11 +159,10 @@ class Runner:
             line_text = f" at `{file.lines[line - 1].strip()}`" if file else ""
         which = "its example inputs" if number == 0 else f"probe {number - 1}"
         shapes = ", ".join(f"{n} {_dtype(t)} {list(t.shape)}" for n, t in named(self.inputs[number]).items())
-        reason = f"it ended the program (exit code {error.code})" if isinstance(error, SystemExit) else one_line(error)
         return ModelError(
             f"the model does not run on {which}",
             where=where,
-            why=f"{reason}{line_text}, with {shapes or 'no tensors'}",
+            why=f"{one_line(error)}{line_text}, with {shapes or 'no tensors'}",
             do="Mend the model, or the shapes, dtypes and ranges of model.inputs.",
         )
 

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from qntz.fleet.results import TAKEN
 from qntz.fleet.workers import RAN, Said
 from qntz.parent import end_with
 from qntz.pipelines import shown
+from qntz.redact import redacted
 
 DONE, FAILED, UNREACHED, LOST = "done", "failed", "unreached", "lost"
 TRIES, FIRST_WAIT = 5, 1.0  # of a push; seconds before the second one, twice as long before each further one
@@ -89,6 +90,11 @@ class Answer:
     seconds: float = 0.0
     said: str = ""
 
+    def redacted(self) -> Answer:
+        """Without the secrets of this machine's environment, which the head does not know."""
+        failed = {stage: [*map(redacted, lines)] for stage, lines in self.failed.items()}
+        return replace(self, why=[*map(redacted, self.why)], failed=failed, said=redacted(self.said))
+
 
 def work(task: Mapping[str, Any]) -> dict[str, Any]:
     """Does a task in a process of its own, which ends with this one; returns an `Answer`, both as mappings."""
@@ -106,7 +112,7 @@ def work(task: Mapping[str, Any]) -> dict[str, Any]:
     how = f"its process ended: {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     told = Answer(LOST, [how, *lines[-1:]], host=socket.gethostname(), seconds=time.monotonic() - started)
-    return asdict(told)
+    return asdict(told.redacted())
 
 
 def command_of(task: Path, answer: Path) -> list[str]:
@@ -126,7 +132,7 @@ def main() -> int:
         answer = Answer(FAILED, [str(error)])
     except Exception as error:
         answer = Answer(FAILED, [f"unexpected error, a bug in qntz: {one_line(error, place=True)}"])
-    told = {**asdict(answer), "host": socket.gethostname(), "seconds": time.monotonic() - started}
+    told = {**asdict(answer.redacted()), "host": socket.gethostname(), "seconds": time.monotonic() - started}
     temporary = Path(f"{to}.tmp")
     temporary.write_text(json.dumps(told), encoding="utf-8")
     temporary.replace(to)

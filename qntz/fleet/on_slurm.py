@@ -22,7 +22,7 @@ from qntz.errors import one_line
 from qntz.fleet.cluster import ClusterError
 from qntz.fleet.node import AWAY, FAILED, LOST, Answer, command_of
 from qntz.fleet.requests import Request
-from qntz.redact import is_secret
+from qntz.redact import credentials_in, is_secret
 
 LOOK = 1.0  # seconds between two questions to Slurm
 PATIENCE = 600.0  # seconds for which it need not answer them
@@ -50,6 +50,7 @@ class Slurm:
         _told("sinfo", "--noheader")
         self._end_left()
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.chmod(0o700)  # a task says where the remote is
         for path in self._folder.iterdir():  # a number may be given to another job by now
             path.unlink()
         self._states: dict[str, str] = {}
@@ -75,7 +76,6 @@ class Slurm:
         number = f"{time.time_ns():x}"
         given, answer = self._folder / f"{number}.json", self._folder / f"{number}.answer.json"
         given.write_text(json.dumps(task), encoding="utf-8")
-        given.chmod(0o600)
         options = [f"--job-name={name}", f"--chdir={self._folder.resolve()}", "--output=%j.log", "--no-requeue"]
         wrap = f"--wrap=exec {shlex.join(command_of(given.resolve(), answer.resolve()))}"
         job = _told("sbatch", "--parsable", *options, *_options(request), wrap).strip().partition(";")[0]
@@ -142,7 +142,7 @@ def _options(request: Request) -> list[str]:
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
     """Runs a command of Slurm's, out of reach of a terminal's Ctrl-C, without secrets: a job gets its environment."""
-    plain = {name: value for name, value in os.environ.items() if not is_secret(name)}
+    plain = {name: value for name, value in os.environ.items() if not (is_secret(name) or credentials_in(value))}
     try:
         return subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=SECONDS, env=plain, start_new_session=True

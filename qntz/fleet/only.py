@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 REFUSED = re.compile(r"^qntz: (\S+) is not run here$", re.MULTILINE)
 OTHERWISE = re.compile(r"^qntz: (\S+) is composed otherwise here$", re.MULTILINE)
-_SCRIPT = r"""#!{python} -IS
-import hashlib, json, os, re, subprocess, sys
+_SHELL = '#!/bin/sh\nexec {python} -IS {script} "$@"\n'  # the system reads no interpreter's path with a space in it
+_SCRIPT = r"""import hashlib, json, os, re, subprocess, sys
 may, composed = json.loads({told!r})
 command = sys.argv[-1]
 stage = re.fullmatch(r"python -m stages\.(\w+) (\S+)", command)
@@ -34,7 +35,7 @@ sys.exit(code)
 
 
 def write_shell(path: Path, may: Collection[str], composed: Mapping[str, str] | None = None) -> None:
-    """Writes the shell.
+    """Writes the shell, and its script beside it.
 
     Args:
         may: stages of models and engines that it runs ("export@digits"). composed: what compose has to come to, as
@@ -42,5 +43,8 @@ def write_shell(path: Path, may: Collection[str], composed: Mapping[str, str] | 
     """
     told = json.dumps([sorted(may), dict(composed or {})])
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_SCRIPT.format(python=sys.executable, told=told), encoding="utf-8")
+    script = path.with_name(f"{path.name}.py")
+    script.write_text(_SCRIPT.format(told=told), encoding="utf-8")
+    python, itself = shlex.quote(sys.executable), shlex.quote(str(script.absolute()))
+    path.write_text(_SHELL.format(python=python, script=itself), encoding="utf-8")
     path.chmod(0o755)

@@ -88,7 +88,7 @@ def input_changes(
                 if before.get(one) != after.get(one):
                     found.append(_EACH[name](root, place, one, before.get(one), after.get(one)))
         elif name == "order":
-            found.append(Change(place, "the order of the inputs or of the dimensions changed", before, after))
+            found.append(Change(place, f"the order of {_ordered(before, after)} changed", before, after))
         else:
             found += leaf_changes(name, {name: before}, {name: after})
     return found
@@ -126,6 +126,18 @@ def _tool(root: Path, key: str, name: str, old: Any, new: Any) -> Change:
     return Change(f"{key}.{name}", text, old, new)
 
 
+def _variable(root: Path, key: str, name: str, old: Any, new: Any) -> Change:
+    how = "is read now" if old is None else "is read or set no more" if new is None else "changed"
+    return Change(f"{key}.{name}", f"the environment variable {name} {how}", old, new)
+
+
+def _ordered(old: Any, new: Any) -> str:
+    """What stands in another order: the names of the inputs and dimensions, or mappings as [place, name, ...]."""
+    lists = [one for side in (old, new) if isinstance(side, list) for one in side if isinstance(one, list) and one]
+    moved = sorted({one[0].lstrip(".") for one in lists if not (one in (old or []) and one in (new or []))})
+    return ", ".join(moved) if moved else "the inputs or of the dimensions"
+
+
 _WHOLES = {
     "code": "the stage's code",
     "model": "the model's source",
@@ -136,6 +148,7 @@ _EACH: dict[str, Callable[[Path, str, str, Any, Any], Change]] = {
     "plugins": _plugin,
     "tools": _tool,
     "data": _file("the data"),
+    "environment": _variable,
     "extra": _file("the extra input"),
     "model_files": _file("the model's file"),
 }

@@ -102,13 +102,12 @@ def _of(engine: EngineRun, gate: GateConfig, run: Run) -> Iterator[Gate]:
     def most(asked: str, bound: float | None, measured: float | None) -> Iterator[Gate]:
         if bound is not None:
             holds = measured is not None and measured <= bound + 1e-9
-            yield Gate(engine.name, asked, f"at most {bound:,.6g}", measured, holds)
+            yield Gate(engine.name, asked, f"at most {_number(bound)}", measured, holds)
 
     def least(asked: str, bound: float | None, measured: float | None) -> Iterator[Gate]:
         if bound is not None:
-            yield Gate(
-                engine.name, asked, f"at least {bound:,.6g}", measured, measured is not None and measured >= bound
-            )
+            holds = measured is not None and measured >= bound
+            yield Gate(engine.name, asked, f"at least {_number(bound)}", measured, holds)
 
     if gate.run:
         yield Gate(engine.name, "run", "yes", 1.0 if engine.was_run else 0.0, bool(engine.was_run))
@@ -130,4 +129,9 @@ def _of(engine: EngineRun, gate: GateConfig, run: Run) -> Iterator[Gate]:
 
 
 def _said(value: float | None) -> str:
-    return "not measured" if value is None else "NaN" if math.isnan(value) else f"{value:,.6g}"
+    return "not measured" if value is None else "NaN" if math.isnan(value) else _number(value)
+
+
+def _number(value: float) -> str:
+    """Bytes to the last one, what was measured to six digits."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.6g}"

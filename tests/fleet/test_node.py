@@ -115,6 +115,14 @@ def test_a_commit_or_a_repository_that_is_not_there(project: Project) -> None:
     assert "does not appear to be a git repository" in told["why"][0]
 
 
+def test_secrets_of_a_worker_stay_there(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_TOKEN", "glpat-planted-99")
+    told = work(task(project, repository=str(project.path.parent / "glpat-planted-99")))
+    assert told["how"] == FAILED
+    assert "***" in told["why"][0]
+    assert "planted" not in json.dumps(told)
+
+
 def test_a_worker_that_composes_otherwise_is_refused(project: Project) -> None:
     other = task(project)
     path = "build/config/models/m0.yaml"

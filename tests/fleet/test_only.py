@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ def test_what_it_may_runs_and_nothing_else_of_a_model(tmp_path: Path) -> None:
         found = REFUSED.search(done.stderr)
         assert found is not None
         assert found[1] == stage
+
+
+def test_an_interpreter_in_a_folder_with_a_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my projects"
+    folder.mkdir()
+    (folder / "python").symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    write_shell(folder / "shell", ["export@a"])
+    assert run(folder / "shell", "python -m stages.export a").stdout == "ran stages.export a\n"
+    assert run(folder / "shell", "python -m stages.export b").returncode == 1
 
 
 @pytest.mark.parametrize(("text", "wrong"), [("composed", ""), ("else", "composed.yaml")])

@@ -114,6 +114,42 @@ def test_a_comment_in_a_models_source_reaches_the_check_alone(project: Project) 
     assert project.repro() == {"check@digits"}
 
 
+def test_a_module_that_no_statement_names(project: Project) -> None:
+    """It is refused until it is named, and seen from then on."""
+    module, model = project.path / "worked_out.py", project.path / "examples/digits/model.py"
+    conf, text, told = project.path / "conf/model/digits.yaml", model.read_text(), ""
+    told = conf.read_text()
+    try:
+        module.write_text("WIDTH = 1\n")
+        model.write_text(f"import importlib\n{text}\nWIDTH = importlib.import_module('worked' + '_out').WIDTH\n")
+        done = project.dvc("repro", "torchscript@digits")
+        assert done.returncode != 0
+        assert "error: torchscript digits: worked_out.py: was imported and is in no key" in done.stderr
+        conf.write_text(f"{told}extra_inputs: [worked_out.py]\n")
+        assert "torchscript@digits" in project.repro("torchscript@digits")
+        module.write_text("WIDTH = 2\n")
+        assert "torchscript@digits" in project.repro("torchscript@digits")
+    finally:
+        module.unlink()
+        model.write_text(text)
+        conf.write_text(told)
+    project.repro()
+
+
+def test_an_environment_variable_that_the_model_reads(project: Project) -> None:
+    model = project.path / "examples/digits/model.py"
+    text = model.read_text()
+    try:
+        model.write_text(f"{text}\nimport os\nSCALE = float(os.environ.get('SCALE', '1'))\n")
+        assert project.repro() == of(("digits",), "check", "torchscript")
+        told = project.qntz("status", SCALE="7")
+        assert told.returncode == 1
+        assert "torchscript@digits will run: the environment variable SCALE is read or set" in told.stdout, told.stdout
+    finally:
+        model.write_text(text)
+    project.repro()
+
+
 MEDDLES = """
 import subprocess
 from pathlib import Path
