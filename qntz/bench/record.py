@@ -7,7 +7,7 @@ import importlib.metadata
 import math
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qntz import cuda
@@ -15,21 +15,42 @@ from qntz.bench.measure import Timing
 from qntz.machine import cpu_name
 
 TOOLS = ("torch", "onnxruntime", "tensorrt", "tensorrt-rtx")
+WITHOUT_BOUNDS = {"exact": math.inf, "broken": -math.inf}  # SQNRs, as JSON has them
+
+
+def timing_json(timing: Timing) -> dict[str, Any]:
+    """A timing as JSON has it, which has no infinity: an SQNR without bounds is "exact" or "broken"."""
+    told = dataclasses.asdict(timing)
+    words = {bound: word for word, bound in WITHOUT_BOUNDS.items()}
+    return {**told, "sqnr_db": words.get(told["sqnr_db"], told["sqnr_db"])}
+
+
+def timing_of(record: Mapping[str, Any]) -> Timing:
+    """The timing that `timing_json` gave; raises KeyError, TypeError or ValueError for what is none."""
+    sqnr_db = record["sqnr_db"]
+    timing = Timing(
+        **{
+            **record,
+            "sqnr_db": WITHOUT_BOUNDS[sqnr_db] if isinstance(sqnr_db, str) else sqnr_db,
+            "rounds": tuple(float(one) for one in record["rounds"]),
+        }
+    )
+    for name in ("median_ms", "p90_ms", "p99_ms", "per_second"):
+        if not getattr(timing, name) > 0:
+            raise ValueError(f"{name} is {getattr(timing, name)!r}")
+    return timing
 
 
 def record(model: str, timings: Sequence[Timing], absent: Sequence[tuple[str, str]], **settings: Any) -> dict[str, Any]:
-    """The figures as JSON has them: each beside the first of the same inputs (`over`, with the median ratio, the least
-    and the most of the rounds), an SQNR without bounds as "exact" or "broken".
+    """The figures as `timing_json` has them, each beside the first of the same inputs (`over`, with the median ratio,
+    the least and the most of the rounds).
 
     Args:
         absent: what was not timed, and why. settings: kept as they are.
     """
     rows = []
     for timing, base in _with_base(timings):
-        row = dataclasses.asdict(timing)
-        if row["sqnr_db"] is not None and not math.isfinite(row["sqnr_db"]):
-            row["sqnr_db"] = "exact" if row["sqnr_db"] > 0 else "broken"
-        rows.append({**row, "over": base.subject, "ratio": timing.over(base)})
+        rows.append({**timing_json(timing), "over": base.subject, "ratio": timing.over(base)})
     return {
         "model": model,
         "machine": machine(),

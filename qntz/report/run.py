@@ -13,6 +13,7 @@ from typing import Any
 
 from qntz.artifacts import EnginePaths, ModelPaths, digest_file, read_json
 from qntz.bench import Timing
+from qntz.bench.record import timing_json
 from qntz.errors import ArtifactError, unreadable
 from qntz.report.activations import Activation, read_activations
 
@@ -131,7 +132,7 @@ class Run:
                     "quantize": dict(engine.quantize),
                     "engine": dict(engine.engine),
                     "metrics": dict(engine.metrics),
-                    "latency": dataclasses.asdict(self.timings[engine.name]) if engine.name in self.timings else {},
+                    "latency": timing_json(self.timings[engine.name]) if engine.name in self.timings else {},
                 }
                 for engine in self.engines
             },

@@ -4,12 +4,11 @@ engines, which no other stage's record may hold, since it is of a machine. `qntz
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from qntz.artifacts import json_bytes, read_json
 from qntz.bench import Timing
+from qntz.bench.record import timing_json, timing_of
 from qntz.errors import ArtifactError, one_line
 from qntz.report.run import Run
 
@@ -31,7 +30,7 @@ def timings_json(run: Run) -> bytes:
         }
         for engine in run.engines
     }
-    timings = {name: {"plan_sha256": plans[name], **dataclasses.asdict(timing)} for name, timing in run.timings.items()}
+    timings = {name: {"plan_sha256": plans[name], **timing_json(timing)} for name, timing in run.timings.items()}
     return json_bytes(
         {"engines": engines, "timed_on": run.timed_on, "timings": timings, "not_timed": dict(run.not_timed)}
     )
@@ -55,18 +54,9 @@ def with_timings(run: Run, path: Path) -> Run:
             if one is not None and one["plan_sha256"] != engine.engine.get("plan_sha256"):
                 not_timed[engine.name] = BUILT_AGAIN
             elif one is not None:
-                timings[engine.name] = _timing(one)
+                timings[engine.name] = timing_of({key: value for key, value in one.items() if key != "plan_sha256"})
         timed_on = str(record["timed_on"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         do = f"Run `dvc repro -f report@{run.model}`."
         raise ArtifactError("is damaged", where=str(path), why=one_line(error), do=do) from error
     return dataclasses.replace(run, timings=timings, not_timed=not_timed, timed_on=timed_on)
-
-
-def _timing(record: Mapping[str, Any]) -> Timing:
-    values = {name: value for name, value in record.items() if name != "plan_sha256"}
-    timing = Timing(**{**values, "rounds": tuple(float(one) for one in values["rounds"])})
-    for name in ("median_ms", "p90_ms", "p99_ms", "per_second"):
-        if not getattr(timing, name) > 0:
-            raise ValueError(f"{name} is {getattr(timing, name)!r}")
-    return timing
