@@ -248,12 +248,19 @@ def _batch(inputs: Arrays) -> int:
     return int(first.shape[0]) if first.ndim else 1
 
 
+def _pairs(outputs: Arrays, expected: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each output with the expected one of its name; in their order where the names differ, as runtimes' may."""
+    if outputs.keys() == expected.keys():
+        return [(outputs[name], its) for name, its in expected.items()]
+    return list(zip(outputs.values(), expected.values(), strict=False))
+
+
 def _sqnr_db(outputs: Arrays, expected: Arrays) -> float | None:
-    """The lowest SQNR of a floating output, in dB, the outputs taken in their order; minus infinity where one is
-    missing, has another shape, or holds NaN that the other has not."""
+    """The lowest SQNR of a floating output, in dB; minus infinity where one is missing, has another shape, or holds NaN
+    that the other has not."""
     if len(outputs) != len(expected):
         return -math.inf
-    pairs = list(zip(outputs.values(), expected.values(), strict=True))
+    pairs = _pairs(outputs, expected)
     if any(mine.shape != its.shape or mine.dtype.kind != its.dtype.kind for mine, its in pairs):
         return -math.inf
     figures = [pooled_sqnr_db([_real(mine)], [_real(its)]) for mine, its in pairs if its.dtype.kind in "fc"]
@@ -265,9 +272,10 @@ def _real(array: np.ndarray) -> np.ndarray:
 
 
 def _equal(outputs: Arrays, expected: Arrays) -> float | None:
-    """The lowest fraction of equal elements of an output that is not floating, the outputs taken in their order."""
-    pairs = [(mine, its) for mine, its in zip(outputs.values(), expected.values(), strict=False)]
+    """The lowest fraction of equal elements of an output that is not floating; of one without elements 1."""
     alike = [
-        float(np.mean(mine == its)) for mine, its in pairs if its.dtype.kind not in "fc" and mine.shape == its.shape
+        float(np.mean(mine == its)) if its.size else 1.0
+        for mine, its in _pairs(outputs, expected)
+        if its.dtype.kind not in "fc" and mine.shape == its.shape
     ]
     return min(alike, default=None)

@@ -95,6 +95,22 @@ def test_outputs_of_each_kind_are_compared() -> None:
         assert _sqnr_db({**right, "y": other}, right) == -math.inf
 
 
+def test_outputs_are_compared_by_name_or_where_the_names_differ_in_order() -> None:
+    right = {"a": np.array([1.0, 2.0]), "b": np.array([3.0, 5.0]), "n": np.array([1, 2]), "m": np.array([3, 4])}
+    turned = dict(reversed(right.items()))
+    assert (_sqnr_db(turned, right), _equal(turned, right)) == (math.inf, 1.0)
+    renamed = {f"output_{at}": array for at, array in enumerate(right.values())}
+    assert (_sqnr_db(renamed, right), _equal(renamed, right)) == (math.inf, 1.0)
+    turned["a"] = np.array([1.0, 1.0])
+    assert _sqnr_db(turned, right) == pytest.approx(10 * math.log10(5 / 1))
+    assert _equal({**turned, "m": np.array([4, 4])}, right) == 0.5
+
+
+def test_outputs_without_elements_are_equal() -> None:
+    found = {"boxes": np.zeros((0, 4), np.float32), "classes": np.zeros(0, np.int64)}
+    assert (_sqnr_db(found, found), _equal(found, found)) == (math.inf, 1.0)
+
+
 def test_each_has_its_turns_and_is_held_against_the_first(project: Path) -> None:
     subjects = [subject(project, kind) for kind in ("quick", "slow", "off", "other")]
     timings, refused = measure(subjects, {"one": rows(1), "four": rows(4)}, seconds=0.2, rounds=2)
