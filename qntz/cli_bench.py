@@ -143,16 +143,18 @@ def _entries(root: Path, names: Sequence[str]) -> list[_Entry]:
 def _current(files: EnginePaths, composed: Mapping[str, Any]) -> EngineConfig:
     """What the engine was built with; raises ArtifactError where it is not the one that its record tells of, or that
     params.yaml asks for."""
-    from qntz.artifacts import digest_file, read_json
+    from qntz.artifacts import digest_file
     from qntz.config import EngineConfig, build
+    from qntz.engine_record import read_engine_record
     from qntz.runtimes import engine_config
 
-    record, do = read_json(files.engine_json), f"Run `dvc repro engine@{files.name}`."
-    if record.get("plan_sha256") != digest_file(files.plan):
+    do = f"Run `dvc repro engine@{files.name}`."
+    record = read_engine_record(files.engine_json, ("plan_sha256", "precision"), do)
+    if record["plan_sha256"] != digest_file(files.plan):
         raise ArtifactError("is not the engine that engine.json describes", where=str(files.plan), do=do)
     asked = build(EngineConfig, composed["engine"], "engine"), composed["quantize"]["precision"]
     config = engine_config(files.engine_json)
-    if (config, record.get("precision")) != asked:
+    if (config, record["precision"]) != asked:
         raise ArtifactError("was built of other settings than params.yaml has now", where=str(files.plan), do=do)
     return config
 
@@ -215,9 +217,9 @@ def _trtexec(
 ) -> Iterator[Subject]:
     """Beside an engine that runs here; where it does not, its own reason says so."""
     from qntz import cuda
-    from qntz.artifacts import read_json
     from qntz.bench.subject import TRTEXEC, Subject
     from qntz.bench.trtexec import COMMANDS, program
+    from qntz.engine_record import read_engine_record
 
     if entry.engine.backend not in COMMANDS:
         if options.runtimes == ("trtexec",):
@@ -234,7 +236,7 @@ def _trtexec(
         absent.append((name, f"{COMMANDS[entry.engine.backend]} is not on PATH"))
         return
     paths = entry.files.engine(entry.name)
-    order = tuple(one["name"] for one in read_json(paths.engine_json)["inputs"])
+    order = tuple(one["name"] for one in read_engine_record(paths.engine_json, ("inputs",))["inputs"])
     yield Subject(name, TRTEXEC, root, paths.plan, order=order, backend=entry.engine.backend, graph=options.cuda_graphs)
 
 

@@ -18,6 +18,10 @@ from qntz.errors import ArtifactError, one_line
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 SAME_DB = 0.5  # layers whose SQNR differs by less are not listed
+_TOLD = (
+    "backend", "version", "target", "precision", "options", "inputs", "outputs", "bytes", "plan_sha256", "made_from"
+)  # fmt: skip
+_QUANTIZE = {"quantized": list[str], "skipped": dict[str, Any], "operators_after": dict[str, int]}
 
 
 def add_parser(commands: Any) -> None:
@@ -76,31 +80,19 @@ def _read(root: Path, name: str) -> _Engine:
     """The records of an engine of params.yaml, as it is composed now."""
     from qntz.artifacts import ModelPaths
     from qntz.compose import composed_entries
+    from qntz.engine_record import read_engine_record, read_record
 
     files = ModelPaths(root, composed_entries(root).engine(name)["model_name"]).engine(name)
-    engine = _record(files.engine_json, name, ("backend", "version", "target", "precision", "bytes", "plan_sha256"))
-    for key, kind in (("options", dict), ("inputs", list), ("outputs", list), ("made_from", dict)):
-        if not isinstance(engine.get(key), kind):
-            raise _damaged(files.engine_json, f"no {key}", name)
-    return _Engine(name, engine, _record(files.quantize_json, name), _layer_figures(files.layer_figures, name))
+    for path in (files.engine_json, files.quantize_json):
+        if not path.is_file():
+            raise ArtifactError("is missing", where=str(path), do=f"Run `dvc repro engine@{name}`.")
+    engine = read_engine_record(files.engine_json, _TOLD, _again(name))
+    quantize = read_record(files.quantize_json, _QUANTIZE, do=_again(name))
+    return _Engine(name, engine, quantize, _layer_figures(files.layer_figures, name))
 
 
-def _record(path: Path, name: str, keys: Sequence[str] = ()) -> Mapping[str, Any]:
-    from qntz.artifacts import read_json
-
-    if not path.is_file():
-        raise ArtifactError("is missing", where=str(path), do=f"Run `dvc repro engine@{name}`.")
-    record = read_json(path)
-    missing = [key for key in keys if not isinstance(record, dict) or key not in record]
-    if missing or not isinstance(record, dict):
-        raise _damaged(path, f"no {missing[0]}" if missing else "it is no mapping", name)
-    return record
-
-
-def _damaged(path: Path, why: str, name: str) -> ArtifactError:
-    return ArtifactError(
-        "is damaged, or of an older qntz", where=str(path), why=why, do=f"Run `dvc repro verify@{name}`."
-    )
+def _again(name: str) -> str:
+    return f"Run `dvc repro verify@{name}`."
 
 
 def _layer_figures(path: Path, name: str) -> dict[str, float | None]:
@@ -118,7 +110,7 @@ def _layer_figures(path: Path, name: str) -> dict[str, float | None]:
             found[row["layer"]] = figure if known is None else known if figure is None else min(known, figure)
         return found
     except (KeyError, ValueError, OSError, csv.Error) as error:
-        raise _damaged(path, one_line(error), name) from error
+        raise ArtifactError("is damaged", where=str(path), why=one_line(error), do=_again(name)) from error
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

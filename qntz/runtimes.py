@@ -95,15 +95,14 @@ class BoundModule:
 def engine_config(record: Path) -> EngineConfig:
     """The backend and the options that an engine was built with, as its engine.json says; raises ArtifactError where
     that is missing or damaged."""
-    from qntz.artifacts import read_json
     from qntz.config import EngineConfig, build
+    from qntz.engine_record import AGAIN, read_engine_record
 
-    told = read_json(record)
+    told = read_engine_record(record, ("backend", "options"))
     try:
         config: EngineConfig = build(EngineConfig, {"backend": told["backend"], **told["options"]}, "engine")
-    except (KeyError, TypeError, ConfigError) as error:
-        do = "Remove it and run `dvc repro`."
-        raise ArtifactError("is no record of an engine", where=str(record), why=one_line(error), do=do) from error
+    except ConfigError as error:
+        raise ArtifactError("is no record of an engine", where=str(record), why=one_line(error), do=AGAIN) from error
     return config
 
 

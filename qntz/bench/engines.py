@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qntz.artifacts import ModelPaths, read_json, read_runs
+from qntz.artifacts import ModelPaths, read_runs
 from qntz.bench.measure import Timing, measure
 from qntz.bench.subject import BACKEND, Subject
+from qntz.engine_record import read_engine_record
 from qntz.records import Arrays, Backend
 from qntz.runtimes import engine_config
 
@@ -35,7 +36,8 @@ def time_engines(
             absent[name] = why
     if not subjects:
         return {}, absent
-    probe, inputs = _probe(read_runs(files.probes), read_json(files.engine(subjects[0].name).engine_json)["inputs"])
+    record = read_engine_record(files.engine(subjects[0].name).engine_json, ("inputs",))
+    probe, inputs = _probe(read_runs(files.probes), record["inputs"])
     timings, refused = measure(subjects, {probe: inputs}, seconds=seconds)
     return {one.subject: one for one in timings}, {**absent, **{one.subject: one.why for one in refused}}
 
@@ -43,7 +45,7 @@ def time_engines(
 def _probe(probes: Sequence[Arrays], inputs: Sequence[Mapping[str, Any]]) -> tuple[str, Arrays]:
     """The probe of the engine's usual sizes, or else the first one; and its shapes in words."""
     usual = {one["name"]: tuple(one["opt"]) for one in inputs}
-    fitting = [one for one in probes if all(one[name].shape == shape for name, shape in usual.items())]
+    fitting = [one for one in probes if all(name in one and one[name].shape == usual[name] for name in usual)]
     chosen = (fitting or list(probes))[0]
-    shapes = ", ".join(f"{name} {'x'.join(map(str, chosen[name].shape))}" for name in usual)
+    shapes = ", ".join(f"{name} {'x'.join(map(str, chosen[name].shape))}" for name in usual if name in chosen)
     return shapes, chosen

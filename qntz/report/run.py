@@ -14,11 +14,11 @@ from typing import Any
 from qntz.artifacts import EnginePaths, ModelPaths, digest_file, read_json
 from qntz.bench import Timing
 from qntz.bench.record import timing_json
+from qntz.engine_record import AGAIN, read_engine_record
 from qntz.errors import ArtifactError, unreadable
 from qntz.report.activations import Activation, read_activations
 
 Record = Mapping[str, Any]
-AGAIN = "Remove it and run `dvc repro`."
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _engine(paths: EnginePaths) -> EngineRun:
     return EngineRun(
         name=paths.name,
         quantize=_record(paths.quantize_json),
-        engine=_engine_record(paths.engine_json),
+        engine=read_engine_record(paths.engine_json),
         metrics=_figures(_record(paths.metrics), paths.metrics),
         layers=tuple(
             LayerFigure(
@@ -238,7 +238,7 @@ def _materials(paths: ModelPaths, engines: Sequence[str]) -> tuple[Material, ...
 
 def _require_described(engine: EnginePaths, found: Sequence[Material]) -> None:
     plan = engine.plan.relative_to(engine.of.folder).as_posix()
-    stated = _record(engine.engine_json).get("plan_sha256")
+    stated = read_engine_record(engine.engine_json).get("plan_sha256")
     for material in found:
         if material.path == plan and stated and material.sha256 != stated:
             raise ArtifactError(
@@ -253,14 +253,6 @@ def _record(path: Path) -> dict[str, Any]:
     record = read_json(path)
     if not isinstance(record, dict):
         raise ArtifactError("is no record", where=str(path), why=f"it holds a {type(record).__name__}", do=AGAIN)
-    return record
-
-
-def _engine_record(path: Path) -> dict[str, Any]:
-    record = _record(path)
-    for name, kind in (("bytes", int), ("options", dict), ("details", dict), ("inputs", list), ("outputs", list)):
-        if not isinstance(record.get(name, kind()), kind):
-            raise ArtifactError("is damaged", where=str(path), why=f"{name} is {record[name]!r}", do=AGAIN)
     return record
 
 

@@ -90,9 +90,13 @@ def test_an_engine_is_loaded_by_its_record(tmp_path: Path) -> None:
     record.write_text(json.dumps({"backend": "onnxruntim", "options": {}}))
     with pytest.raises(BackendError, match=r"model.engine: no backend 'onnxruntim'. Did you mean 'onnxruntime'?"):
         load_engine(tmp_path, tmp_path)
-    record.write_text("[]")
-    with pytest.raises(ArtifactError, match=r"engine.json: is no record of an engine: "):
-        load_engine(tmp_path, tmp_path)
+    for text, told in (
+        ("[]", "is damaged: "),
+        ('{"backend": "onnxruntime", "options": {"tf": 1}}', "is no record of "),
+    ):
+        record.write_text(text)
+        with pytest.raises(ArtifactError, match=rf"engine.json: {told}"):
+            load_engine(tmp_path, tmp_path)
     record.unlink()
     with pytest.raises(ArtifactError, match=r"engine.json: is missing"):
         load_engine(tmp_path, tmp_path)

@@ -522,7 +522,7 @@ COLUMNS = "index,layer,tensor,op,sqnr_db\n"
         ("metrics.json", written('{"agreement": "high"}'), ("is damaged: agreement is 'high'",)),
         ("engine.json", cut, ("is damaged",)),
         ("engine.json", written("\xff\xfe"), ("is damaged: 'utf-8' codec",)),
-        ("engine.json", written('{"bytes": "many"}'), ("is damaged: bytes is 'many'",)),
+        ("engine.json", written('{"bytes": "many"}'), ("is damaged: bytes: 'many' is not of type int",)),
         ("quantize.json", written("null"), ("is no record",)),
         ("layers.csv", cut, ("is damaged: its last line is cut off",)),
         ("layers.csv", emptied, ("lacks a column: index",)),

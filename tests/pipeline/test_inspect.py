@@ -67,7 +67,7 @@ def test_refusals(small: Project) -> None:
     record = small.path / "build/models/digits/engines/digits-int8/engine.json"
     held = record.read_bytes()
     try:
-        for text, why in (("{}", "no backend"), ("[]", "no backend"), ("{", "")):
+        for text, why in (("{}", "no backend"), ("[]", "[] is not a mapping"), ("{", "")):
             record.unlink()  # DVC links it to its cache
             record.write_text(text)
             done = small.run("qntz", "inspect", "digits-int8")
