@@ -24,6 +24,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 VARIABLE = re.compile(r"oc\.env\s*:\s*['\"]?(\w+)")
 """The environment variable of an interpolation, as OmegaConf reads it."""
 DTYPES = ("float32", "float16", "int32", "int64", "bool", "uint8", "int8")
+CAP_DB = 200.0  # stands for an infinite SQNR in JSON, which has no infinity; float32 itself ends near 150 dB
 MOST_MEMORY, MOST_STREAMS = 2**40, 2**31 - 1  # bytes, more than a GPU has; what TensorRT can be told
 OPSETS = (13, 20)  # the first and the last of a configuration
 WHY_OPSETS = "below 13 there is no per-channel Q/DQ, the TorchScript exporter ends at 20"

@@ -17,12 +17,11 @@ from typing import Any, Literal
 import numpy as np
 
 from qntz.compare import Difference, require_parity, sqnr_db, worst_difference
-from qntz.config import ToleranceConfig
+from qntz.config import CAP_DB, ToleranceConfig
 from qntz.errors import DEBUG, ConfigError, DataError, ParityError, PluginError, QntzError, did_you_mean, one_line
 from qntz.records import Arrays, Metric
 
 Batch = tuple[Arrays, "np.ndarray | None"]
-CAP_DB = 200.0  # stands for an infinite SQNR in JSON, which has no infinity; float32 itself ends near 150 dB
 
 
 @dataclass(frozen=True)
@@ -243,11 +242,12 @@ def gate(
     for name, decibels in figures.sqnr_by_output.items():
         if name not in figures.scored and not decibels >= tolerance.sqnr_db:
             refuse(f"SQNR of output {name!r} is {decibels:.2f} dB (at least {tolerance.sqnr_db:g} wanted)")
+    wanted = f"(at least {tolerance.agreement:g} wanted)"
     for name, alike in figures.alike_by_output.items():
         if name not in figures.scored and not alike >= tolerance.agreement:
-            refuse(f"{alike:.4f} of output {name!r} is equal (at least {tolerance.agreement:g} wanted)")
+            refuse(f"{_rounded_down(alike, 4):.4f} of output {name!r} is equal {wanted}")
     if metric is None and figures.agreement is not None and not figures.agreement >= tolerance.agreement:
-        refuse(f"agreement is {figures.agreement:.4f} (at least {tolerance.agreement:g} wanted)")
+        refuse(f"agreement is {_rounded_down(figures.agreement, 4):.4f} {wanted}")
 
 
 def metrics_of(
@@ -255,19 +255,19 @@ def metrics_of(
 ) -> dict[str, Any]:
     """What metrics.json holds: one level, few keys, since `dvc metrics show` prints a column for each.
 
-    `<metric>_eager` and `<metric>` (absent without a metric, null for NaN), `agreement` (absent where no output holds a
-    decision), `worst_rel_error` (null where the eager output is all zeros and the artifact's is not), `sqnr_db` (at
-    most 200, which stands for no difference at all; absent without a floating output), `<artifact>_kb` in units of 1024
-    bytes, and where it is given `engine_run`: "yes", or "no: " and why, and then every figure is the quantized graph's
-    under ONNX Runtime.
+    `<metric>_eager` and `<metric>` (absent without a metric, null for NaN), `agreement` (rounded down, since gates ask
+    for the least; absent where no output holds a decision), `worst_rel_error` (null where the eager output is all zeros
+    and the artifact's is not), `sqnr_db` (at most 200, which stands for no difference at all; absent without a floating
+    output), `<artifact>_kb` in units of 1024 bytes, and where it is given `engine_run`: "yes", or "no: " and why, and
+    then every figure is the quantized graph's under ONNX Runtime.
     """
     worst = figures.worst.error
     told: dict[str, Any] = {"worst_rel_error": float(f"{worst:.4g}") if math.isfinite(worst) else None}
     if metric is not None and figures.score is not None and figures.score_eager is not None:
         for name, score in ((f"{metric.name}_eager", figures.score_eager), (metric.name, figures.score)):
-            told[name] = round(score, 6) if math.isfinite(score) else None
+            told[name] = _rounded(score) if math.isfinite(score) else None
     if figures.agreement is not None:
-        told["agreement"] = round(figures.agreement, 6)
+        told["agreement"] = _rounded_down(figures.agreement, 6)
     if figures.sqnr_db is not None:
         told["sqnr_db"] = round(min(max(figures.sqnr_db, -CAP_DB), CAP_DB), 3)
     for name, size in sizes.items():
@@ -275,6 +275,17 @@ def metrics_of(
     if engine_run:
         told["engine_run"] = engine_run
     return told
+
+
+def _rounded(score: float) -> float:
+    """To six decimals, but what is less than 1 never up to it."""
+    rounded = round(score, 6)
+    return _rounded_down(score, 6) if score < 1 <= rounded else rounded
+
+
+def _rounded_down(fraction: float, digits: int) -> float:
+    """To so many decimals, never up; what is off by a float's own rounding counts as the number that it stands for."""
+    return math.floor(round(fraction * 10**digits, 12 - digits)) / 10**digits
 
 
 def _require_sound(actual: Sequence[Arrays], expected: Sequence[Arrays], inputs: str, where: str, do: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qntz.figures import CAP_DB
+from qntz.config import CAP_DB
 from qntz.report.tables import Cell, Table
 from qntz.report.verdict import SIGNS
 from qntz.report.wording import NOT_MEASURED, decibel, error, fraction, size

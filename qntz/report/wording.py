@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from qntz.figures import CAP_DB
+from qntz.config import CAP_DB
 
 NOT_MEASURED = "not measured"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from qntz.config import ToleranceConfig
 from qntz.errors import DataError, ParityError, PluginError
 from qntz.figures import Figures, agreement, gate, measure, metrics_of, pooled_sqnr_db
 from qntz.records import Arrays, Metric
+from qntz.report.wording import fraction
 
 TOLERANCE = ToleranceConfig(relative=0.01, metric_drop=0.25, sqnr_db=20.0, agreement=0.75)
 ACCURACY = Metric(
@@ -182,8 +184,46 @@ def test_sqnr_and_agreement_gate_without_a_metric() -> None:
     )
     rows = [y([10.0, 10.1], [10, 0], [10, 0])]
     text = refusal(measured([y([10.1, 10.0], [10, 0], [10, 0])], rows), "fp16", do="Use bf16.")
-    assert text.endswith("agreement is 0.6667 (at least 0.75 wanted). Use bf16.")
+    assert text.endswith("agreement is 0.6666 (at least 0.75 wanted). Use bf16.")
     gate(measured([y([0, 9.5])], golden), "int8", TOLERANCE, None, "quantized.onnx")
+
+
+def test_one_wrong_decision_in_millions_is_not_agreement() -> None:
+    count = 4_000_000
+    wanted = np.zeros((count, 2), np.float32)
+    wanted[:, 1] = 1
+    got = wanted.copy()
+    got[7] = [1, 0]
+    figures = measured([{"y": got}], [{"y": wanted}])
+    assert figures.agreement == 1 - 1 / count
+    told = metrics_of(figures, None, {})["agreement"]
+    assert told == 0.999999
+    assert fraction(told) == "> 0.9999"
+    strict = dataclasses.replace(TOLERANCE, agreement=1.0)
+    with pytest.raises(ParityError, match=r"agreement is 0.9999 \(at least 1 wanted\)"):
+        gate(figures, "int8", strict, None, "engine")
+    labels = np.zeros(count, np.int64)
+    figures = measured([{"y": got.argmax(-1)}], [{"y": labels + 1}])
+    with pytest.raises(ParityError, match=r"0.9999 of output 'y' is equal \(at least 1 wanted\)"):
+        gate(figures, "int8", strict, None, "engine")
+
+
+@pytest.mark.parametrize(
+    ("agreed", "told"),
+    [(1.0, 1.0), (0.29, 0.29), (49 / 50 * (1 - 2**-53), 0.98), (2 / 3, 0.666666), (1 - 2e-7, 0.999999), (0.0, 0.0)],
+)
+def test_an_agreement_is_never_rounded_up(agreed: float, told: float) -> None:
+    figures = dataclasses.replace(measured([y([0, 1])], [y([0, 1])]), agreement=agreed)
+    assert metrics_of(figures, None, {})["agreement"] == told
+
+
+def test_a_score_below_1_stays_there() -> None:
+    figures = dataclasses.replace(with_metric(4), score_eager=1.0, score=1 - 2e-7)
+    told = metrics_of(figures, ACCURACY, {})
+    assert (told["accuracy_eager"], told["accuracy"]) == (1.0, 0.999999)
+    figures = dataclasses.replace(figures, score_eager=76.1234567, score=353 / 360)
+    told = metrics_of(figures, ACCURACY, {})
+    assert (told["accuracy_eager"], told["accuracy"]) == (76.123457, 0.980556)
 
 
 def with_metric(right: int) -> Figures:
