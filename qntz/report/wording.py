@@ -55,8 +55,9 @@ def size(value: float | None) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Three significant digits: "0.392 ms", "12.5 ms"; from a second on in seconds."""
-    return f"{value / 1000:.3g} s" if value >= 1000 else f"{value:.3g} ms"
+    """Three significant digits: "0.392 ms", "12.5 ms"; in seconds what comes to one, beyond 999 s in whole ones."""
+    number, unit = (value, "ms") if value < 999.5 else (value / 1000, "s")
+    return f"{number:.3g} {unit}" if number < 999.5 else f"{number:,.0f} {unit}"
 
 
 def count(value: int | None) -> str:

@@ -120,6 +120,18 @@ def test_a_gate_on_latency_needs_its_measurement() -> None:
         GateConfig(latency_ratio=1.0)
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.39163, "0.392 ms"), (12.5, "12.5 ms"), (1234.0, "1.23 s")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.39163, "0.392 ms"),
+        (12.5, "12.5 ms"),
+        (999.4, "999 ms"),
+        (999.5, "1 s"),
+        (999.6, "1 s"),
+        (1234.0, "1.23 s"),
+        (999_400.0, "999 s"),
+        (1_234_000.0, "1,234 s"),
+    ],
+)
 def test_times_in_words(value: float, text: str) -> None:
     assert milliseconds(value) == text
