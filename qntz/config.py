@@ -557,6 +557,11 @@ class GateConfig:
         for name in ("metric_drop", "sqnr_db", "agreement", "bytes", "bytes_ratio", "latency_ratio"):
             if (value := getattr(self, name)) is not None:
                 _at_least(value, 0, name)
+        if self.sqnr_db is not None and self.sqnr_db > CAP_DB:
+            why = f"metrics.json ends at {CAP_DB:g} dB, which stands for no difference"
+            raise ConfigError(
+                f"{self.sqnr_db:g} dB are never reached", where="sqnr_db", why=why, do=f"Give {CAP_DB:g} or less."
+            )
         if self.agreement is not None and self.agreement > 1:
             raise ConfigError(f"{self.agreement} is no fraction", where="agreement", do="Give 0 to 1.")
         if all(getattr(self, one.name) == one.default for one in dataclasses.fields(self)):

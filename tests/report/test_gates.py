@@ -47,6 +47,14 @@ def test_a_bound_is_held_against_what_was_measured(run, asked, holds, measured):
         require([one])
 
 
+def test_a_gate_of_200_db_asks_for_no_difference_at_all(paths):
+    model_records(paths)
+    for name, sqnr_db in (("exact", 200.0), ("near", 199.999)):
+        engine_records(paths.engine(name), metrics={"sqnr_db": sqnr_db})
+    found = gates(gather(paths, ["exact", "near"]), {"*": GateConfig(sqnr_db=200)})
+    assert [(one.engine, one.holds) for one in found] == [("exact", True), ("near", False)]
+
+
 def test_what_was_not_measured_never_holds(run):
     found = gates(run, {"*": GateConfig(sqnr_db=0, metric_drop=1)})
     assert [(one.engine, one.holds, one.measured is None) for one in found] == [
@@ -115,6 +123,11 @@ def test_refusals(run):
         ({"sqnr": 1}, "report.gates.e: unknown key 'sqnr'. Did you mean 'sqnr_db'?"),
         ({"bytes": -1}, "report.gates.e.bytes: -1 is too small"),
         ({}, "report.gates.e: asks nothing."),
+        (
+            {"sqnr_db": 200.5},
+            "report.gates.e.sqnr_db: 200.5 dB are never reached: metrics.json ends at 200 dB, which stands for no"
+            " difference. Give 200 or less.",
+        ),
         ({"agreement": 99}, "report.gates.e.agreement: 99.0 is no fraction"),
         ({"bytes_ratio": 0.5}, "report.gates.e.baseline: a baseline and a ratio to it go together."),
     ):
