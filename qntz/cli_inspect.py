@@ -137,22 +137,21 @@ def _differences(one: Mapping[str, str], other: Mapping[str, str]) -> Iterator[t
 
 def _layers(one: _Engine, other: _Engine) -> Iterator[tuple[str, str, str]]:
     """Nodes whose precision differs, or whose SQNR does, in the order of the first engine's graph."""
+    from qntz.report.wording import decibel
+
     quantized = [*one.quantize.get("quantized", ()), *other.quantize.get("quantized", ())]
     for node in dict.fromkeys([*one.layers, *other.layers, *quantized]):
         figures = one.layers.get(node), other.layers.get(node)
         precisions = one.precision(node), other.precision(node)
         if precisions != precisions[::-1] or _apart(*figures):
-            yield node, *(f"{kind} {_decibels(db)}" for kind, db in zip(precisions, figures, strict=True))
+            told = ("" if db is None else decibel(db) for db in figures)
+            yield node, *(f"{kind} {figure}" for kind, figure in zip(precisions, told, strict=True))
 
 
 def _apart(one: float | None, other: float | None) -> bool:
     if one is None or other is None or math.isinf(one) or math.isinf(other):
         return one != other
     return abs(one - other) >= SAME_DB
-
-
-def _decibels(value: float | None) -> str:
-    return "" if value is None else "exact" if value == math.inf else f"{value:.1f} dB"
 
 
 def _print_whole(one: _Engine) -> None:

@@ -45,7 +45,12 @@ DAMAGED: list[tuple[Any, str]] = [
     ({**WHOLE, "details": {"layers_by_precision": 1}}, "is damaged: details.layers_by_precision: 1 is not a mapping"),
     ({**WHOLE, "licences": ["MIT"]}, "is damaged: licences: ['MIT'] is not a mapping"),
 ]
-PARAMS = "models: {digits: {}}\nengines: {digits-fp32: {model: digits, engine: {use: onnxruntime}}}\n"
+PARAMS = """
+models: {digits: {}}
+engines:
+  digits-fp32: {model: digits, engine: {use: onnxruntime}}
+  other: {model: digits, engine: {use: onnxruntime}}
+"""
 
 
 def test_a_whole_record_is_read_as_it_stands(tmp_path: Path) -> None:
@@ -104,3 +109,22 @@ def test_a_whole_record_is_shown(built: EnginePaths, capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "digits-fp32: fp32 by onnxruntime 1.22, 4 bytes"
     assert {"  onnx  1.18  Apache-2.0", "  image  float32 [1..64, 1, 8, 8]", "  Conv  2"} <= set(lines)
+
+
+def test_layers_are_told_apart_in_the_words_of_the_report(
+    built: EnginePaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns, names = "index,layer,tensor,op,sqnr_db", ("lost", "kept", "noisy")
+    for paths, figures in ((built, ("-inf", "inf", "18.5")), (built.of.engine("other"), ("40.25", "", "41"))):
+        rows = [
+            f"{at},{name},{name},Conv,{figure}" for at, (name, figure) in enumerate(zip(names, figures, strict=True))
+        ]
+        engine_records(paths, engine=WHOLE, quantize={}, layers="\n".join([columns, *rows, ""]))
+    assert cli.main(["inspect", "digits-fp32", "--against", "other"]) == 1
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line]
+    assert lines == [
+        "layer digits-fp32 other",
+        "lost - broken - 40.2 dB",
+        "kept - exact -",
+        "noisy - 18.5 dB - 41.0 dB",
+    ]
