@@ -427,8 +427,14 @@ class EngineConfig:
     implicit_int8: bool = False
 
     def __post_init__(self) -> None:
-        for capability in self.compute_capabilities:
-            _one_of(capability, COMPUTE_CAPABILITIES, "compute_capabilities")
+        for names, known, where in (
+            (self.compute_capabilities, COMPUTE_CAPABILITIES, "compute_capabilities"),
+            (self.tactic_sources, TACTIC_SOURCES, "tactic_sources"),
+        ):
+            for name in names:
+                _one_of(name, known, where)
+            if len(set(names)) < len(names):
+                raise ConfigError("one stands there twice", where=where, do="Name each once.")
         if self.workspace_bytes is not None:
             _at_least(self.workspace_bytes, 1, "workspace_bytes")
             _at_most(self.workspace_bytes, MOST_MEMORY, "workspace_bytes")
@@ -441,10 +447,6 @@ class EngineConfig:
             _one_of(pool, MEMORY_POOLS, "memory_pools")
             _at_least(size, 1, f"memory_pools.{pool}")
             _at_most(size, MOST_MEMORY, f"memory_pools.{pool}")
-        for source in self.tactic_sources:
-            _one_of(source, TACTIC_SOURCES, "tactic_sources")
-        if len(set(self.tactic_sources)) < len(self.tactic_sources):
-            raise ConfigError("one stands there twice", where="tactic_sources", do="Name each once.")
         for name, known in (
             ("tiling_level", TILING),
             ("verbosity", VERBOSITIES),

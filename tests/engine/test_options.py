@@ -164,6 +164,7 @@ def test_the_timing_cache_is_kept_and_shared(bench: Bench, tmp_path: Path, monke
         ({"timing_cache": True}, "engine.timing_cache: tensorrt_rtx has no timing_cache: tensorrt has this option."),
         ({"backend": "onnxruntime", "tf32": True}, "engine.tf32: onnxruntime has no tf32: tensorrt and tensorrt_rtx have"),
         ({"tactic_sources": ["cudnn", "cudnn"]}, "engine.tactic_sources: one stands there twice"),
+        ({"compute_capabilities": ["sm89", "sm80", "sm89"]}, "engine.compute_capabilities: one stands there twice"),
         ({"profiles": [{"batch": {"opt": 8}}, {"batch": {"min": 65}}]}, "engine.profiles.1.batch: min 65, opt 8, max 64"),
         ({"profiles": [{"batch": {"max": 8}}]}, "engine.profiles: none takes batch 9. Add one, or narrow model.dims"),
         ({"aux_streams": -1}, "engine.aux_streams: -1 is too small"),
