@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qntz.columns import aligned
-from qntz.errors import ArtifactError, ParityError, UsageError, did_you_mean
+from qntz.errors import ArtifactError, BackendError, ParityError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from qntz.artifacts import EnginePaths, ModelPaths
@@ -75,10 +75,11 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("nothing of that can run here", why="; ".join(f"{n}: {why}" for n, why in absent))
     with Bar(f"bench {files.model}") as progress:
         timings, refused = measure(subjects, inputs, seconds=options.seconds, rounds=options.rounds, progress=progress)
+    not_run = [*absent, *((one.subject, _why(one)) for one in refused)]
     told = record(
         files.model,
         timings,
-        [*absent, *((one.subject, _why(one)) for one in refused)],
+        not_run,
         inputs=" and ".join(sorted(kinds)),
         seconds=options.seconds,
         rounds=options.rounds,
@@ -90,11 +91,13 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(told, indent=2, sort_keys=True, ensure_ascii=False))
     else:
         _print(timings, told)
+    if not timings:
+        raise BackendError("nothing could be timed", why="; ".join(f"{name}: {why}" for name, why in not_run))
     broken = [f"{one.subject}, {one.inputs}" for one in timings if one.sqnr_db == -math.inf]
     if broken:
         why = "outputs of other shapes or types, or NaN"
         raise ParityError(f"not what {timings[0].subject} computes: {'; '.join(broken)}", why=why)
-    return 0 if timings else 1
+    return 0
 
 
 def _samples(model: ModelConfig, root: Path, plugins: Plugins, most: int) -> list[Arrays]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,15 @@ def test_layers_are_told_apart_in_the_words_of_the_report(
         "kept - exact -",
         "noisy - 18.5 dB - 41.0 dB",
     ]
+
+
+def test_a_benchmark_in_which_nothing_runs_says_so(built: EnginePaths, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "digits-fp32", "--runtimes", "engine", "--batch", "1", "--seconds", "0.02", "--rounds", "1"]
+    assert cli.main([*command, "--json"]) == 1  # its plan is no engine
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    (one,) = told["not_run"]
+    assert (told["timings"], one["subject"]) == ([], "onnxruntime: digits-fp32")
+    (line,) = said.err.splitlines()
+    assert line.startswith("error: bench: nothing could be timed: onnxruntime: digits-fp32: ")
+    assert one["why"].rstrip(".") in line
