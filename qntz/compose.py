@@ -19,7 +19,18 @@ import yaml
 
 from qntz import __version__, parts
 from qntz.artifacts import BUILD, composed_path, digest_file, is_being_written, require_inside, write_bytes, write_text
-from qntz.config import ENGINE_STAGES, MODEL_STAGES, NAME, READS, STAGES, VARIABLE, QuantizeConfig, build
+from qntz.config import (
+    ENGINE_STAGES,
+    MODEL_STAGES,
+    NAME,
+    READS,
+    STAGES,
+    VARIABLE,
+    QuantizeConfig,
+    ReportConfig,
+    build,
+    require_engines,
+)
 from qntz.errors import ConfigError, QntzError, did_you_mean, one_line
 from qntz.fingerprint import Fingerprints, Memo, digest
 from qntz.pipelines import is_split
@@ -101,6 +112,8 @@ def composed_entries(root: Path) -> Composition:
                 continue
             try:
                 _require_trusted(fingerprints, composed["model"], f"{PARAMS}: {kind}.{name}.model.trusted")
+                if kind == "models":
+                    _require_gated(result, composed["report"], f"{PARAMS}: {kind}.{name}.report.gates")
                 composed["inputs"] = {}
                 for stage in stages:
                     composed["inputs"][stage] = _inputs(fingerprints, stage, composed)
@@ -157,6 +170,12 @@ def _connect(result: Composition) -> None:
         composed["calibrate"]["needed"] = any(
             build(QuantizeConfig, one["quantize"]).calibrated for one in engines.values()
         )
+
+
+def _require_gated(result: Composition, report: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError for gates of engines that the model has not; any that has an error itself may be one of it."""
+    refused = [name for kind, name in result.errors if kind == "engines"]
+    require_engines(build(ReportConfig, report).gates, [*report["engines"], *refused], where)
 
 
 def _require_trusted(fingerprints: Fingerprints, model: Mapping[str, Any], where: str) -> None:

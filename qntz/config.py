@@ -6,6 +6,7 @@ conf/ is composed by Hydra onto these classes (`qntz.compose`); a stage reads th
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import itertools
 import operator
 import re
@@ -571,6 +572,17 @@ class GateConfig:
         if (self.baseline is None) != (self.bytes_ratio is None and self.latency_ratio is None):
             do = "Give both: {baseline: digits-fp32, bytes_ratio: 0.5}."
             raise ConfigError("a baseline and a ratio to it go together", where="baseline", do=do)
+
+
+def require_engines(gates: Mapping[str, GateConfig], engines: Sequence[str], where: str = "report.gates") -> None:
+    """Raises ConfigError for a gate whose pattern matches none of a model's engines, or whose baseline is none."""
+    for pattern, gate in gates.items():
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in engines):
+            do = did_you_mean(pattern, engines)
+            raise ConfigError("matches no engine of the model", where=f"{where}.{pattern}", do=do)
+        if gate.baseline is not None and gate.baseline not in engines:
+            what, do = f"no engine {gate.baseline!r} of the model", did_you_mean(gate.baseline, engines)
+            raise ConfigError(what, where=f"{where}.{pattern}.baseline", do=do)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ def work(job: Job) -> None:
 
     config = job.config.report
     found = gather(job.of, config.engines)
+    gates(found, config.gates)  # what they ask of no engine is told before one is timed
     if config.latency_seconds:
         backends = load(job.root, "verify").records("qntz_backends")  # as verify has them: engine.json knows their code
         timings, why_not = time_engines(job.of, config.engines, backends, config.latency_seconds)

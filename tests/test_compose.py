@@ -132,6 +132,21 @@ def test_an_interpolation_of_the_environment_is_resolved_and_remembered(project:
             "models: {digits: {model: {factory: {width: '${nothing}'}}}}\nengines: {e: {model: digits}}",
             "Interpolation key 'nothing' not found",
         ),
+        (
+            "models: {digits: {report: {gates: {digits-in8: {sqnr_db: 30}}}}, rows: {}}\n"
+            "engines: {e: {model: digits}, digits-int8: {model: digits}, digits-in8: {model: rows}}",
+            "params.yaml: models.digits.report.gates.digits-in8: matches no engine of the model."
+            " Did you mean 'digits-int8'?",
+        ),
+        (
+            "models: {digits: {report: {gates: {'*': {baseline: digits, bytes_ratio: 1}}}}}\n"
+            "engines: {e: {model: digits}, fp32: {model: digits}}",
+            "params.yaml: models.digits.report.gates.*.baseline: no engine 'digits' of the model. Known: e, fp32.",
+        ),
+        (
+            "models: {digits: {report: {gates: {e: {sqnr_db: 201}}}}}\nengines: {e: {model: digits}}",
+            "params.yaml: models.digits.report.gates.e.sqnr_db: 201 dB are never reached",
+        ),
     ],
 )
 def test_a_bad_model_entry_says_file_key_and_mend(project: Path, text: str, message: str) -> None:
@@ -140,6 +155,15 @@ def test_a_bad_model_entry_says_file_key_and_mend(project: Path, text: str, mess
     model_error = next(e for (kind, _), e in result.errors.items() if kind == "models")
     assert message in str(model_error)
     assert "cannot be composed" in str(result.errors["engines", "e"])  # the engine says that its model is the reason
+
+
+def test_a_gate_of_an_engine_that_has_an_error_leaves_the_others_alone(project: Path) -> None:
+    gates = "{digits-int8: {baseline: digits-fp32, bytes_ratio: 0.5}, 'f*': {sqnr_db: 30}}"
+    text = f"models: {{digits: {{report: {{gates: {gates}}}}}}}\n"
+    text += "engines: {fine: {model: digits}, digits-int8: {model: digits, engin: {}}, digits-fp32: {}}"
+    params(project, text)
+    assert set(compose(project).errors) == {("engines", "digits-int8"), ("engines", "digits-fp32")}
+    assert composed(project, "models", "digits")["report"]["engines"] == ["fine"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qntz.config import GateConfig
-from qntz.errors import ConfigError, ParityError, did_you_mean
+from qntz.config import GateConfig, require_engines
+from qntz.errors import ConfigError, ParityError
 from qntz.report.run import EngineRun, Run
 from qntz.report.tables import Cell
 from qntz.report.tables import Table as PageTable
@@ -42,20 +42,14 @@ def gates(run: Run, config: Mapping[str, GateConfig]) -> list[Gate]:
     Raises:
         ConfigError: a pattern matches no engine of the model, or the baseline of its ratios alone; a baseline is none.
     """
-    names = [*(engine.name for engine in run.engines), *filter(None, run.missing)]
+    require_engines(config, [*(engine.name for engine in run.engines), *filter(None, run.missing)])
     found: list[Gate] = []
     for pattern, gate in config.items():
-        where = f"report.gates.{pattern}"
         matched = [engine for engine in run.engines if fnmatch.fnmatchcase(engine.name, pattern)]
-        if not matched and not fnmatch.filter(run.missing, pattern):
-            raise ConfigError("matches no engine of the model", where=where, do=did_you_mean(pattern, names))
-        if gate.baseline is not None and gate.baseline not in names:
-            do = did_you_mean(gate.baseline, names)
-            raise ConfigError(f"no engine {gate.baseline!r} of the model", where=f"{where}.baseline", do=do)
         asked = [one for engine in matched for one in _of(engine, gate, run)]
         if not asked and not run.missing:  # the baseline beside itself
             do = "Name other engines, or another bound than a ratio."
-            raise ConfigError("asks nothing of the engines that it matches", where=where, do=do)
+            raise ConfigError("asks nothing of the engines that it matches", where=f"report.gates.{pattern}", do=do)
         found += asked
     return found
 

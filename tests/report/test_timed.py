@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,12 @@ import pytest
 from qntz.artifacts import ModelPaths, write_bytes, write_runs
 from qntz.bench import time_engines
 from qntz.builtin.onnxruntime import OnnxRuntimeBackend
+from qntz.config import GateConfig, ReportConfig
+from qntz.errors import ConfigError
 from qntz.report import gather
 from qntz.report.timed import timings_json, with_timings
+from stages.entry import Job
+from stages.report import work
 from tests.engine.engine_graphs import WEIGHT, linear
 from tests.report.conftest import engine_records, model_records
 
@@ -44,3 +49,21 @@ def test_engines_that_are_equal_or_broken_are_recorded_and_read_again(paths: Mod
     given = timed.as_dict()["engines"]
     json.dumps(given, allow_nan=False)
     assert given["b"]["latency"]["sqnr_db"] == "exact"
+
+
+def test_what_a_gate_asks_of_no_engine_is_told_before_any_is_timed(
+    paths: ModelPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_records(paths)
+    engine_records(paths.engine("a"))
+    timed = []
+    monkeypatch.setattr("qntz.bench.time_engines", lambda *given: timed.append(given) or ({}, {}))
+    for gate, told in (
+        ({"b": GateConfig(sqnr_db=30)}, "report.gates.b: matches no engine of the model. Known: a."),
+        ({"*": GateConfig(baseline="a", bytes_ratio=1)}, "report.gates.*: asks nothing of the engines that it matches"),
+    ):
+        config = SimpleNamespace(report=ReportConfig(engines=["a"], gates=gate))
+        with pytest.raises(ConfigError) as caught:
+            work(Job(paths.root, "report", "digits", config, {}, paths))
+        assert str(caught.value).startswith(told)
+    assert timed == []
