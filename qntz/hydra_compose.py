@@ -21,13 +21,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qntz.callables import NOT_HERE, TARGET, WHY, require_places
-from qntz.config import VARIABLE, Config, build
+from qntz.config import ENGINE_STAGES, VARIABLE, Config, build
 from qntz.errors import ConfigError, did_you_mean, one_line
 from qntz.redact import credentials_in, is_secret, secret_in
 
 _UNSTABLE = re.compile(r"\$\{\s*(now|hydra)\s*:")
 Layers = Sequence[tuple[str, Mapping[str, Any]]]
-"""The mappings that are merged over the groups, each with the place it comes from."""
+"""The mappings that are merged over the groups, each with the place it comes from: a model's, then an engine's."""
 
 
 def compose_entry(
@@ -57,7 +57,7 @@ def compose_entry(
         plain = OmegaConf.to_container(composed, resolve=True)
         _require_no_secrets(plain)
         require_places(plain, conf.parent)  # type: ignore[arg-type]
-        build(Config, plain)
+        _require_valid(plain, is_engine=len(layers) > 1)  # type: ignore[arg-type]
     except ConfigError as error:
         raise ConfigError(error.what, where=place(error.where), why=error.why, do=error.do) from None
     except (HydraException, OmegaConfBaseException) as error:
@@ -82,6 +82,15 @@ def _is_text(path: Path) -> bool:
     except OSError:
         pass  # what cannot be read at all, Hydra names
     return True
+
+
+def _require_valid(plain: Mapping[str, Any], is_engine: bool) -> None:
+    """Raises ConfigError as `build` does. What a model gives its engines need not be whole: each completes it, and is
+    held against its backend."""
+    apart = () if is_engine else ENGINE_STAGES
+    for group in apart:
+        build(typing.get_type_hints(Config)[group], plain[group], group)
+    build(Config, {group: values for group, values in plain.items() if group not in apart})
 
 
 def _require_stable(written: Any) -> None:

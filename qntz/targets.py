@@ -11,9 +11,12 @@ from typing import Any
 
 from qntz.errors import BackendError
 
+WHERE = "engine.compute_capabilities"
 FULL, RTX, ORT = "tensorrt", "tensorrt_rtx", "onnxruntime"
 SHIPPED = (FULL, RTX, ORT)
 FIRST = {"fp8": 89, "int4": 80}  # compute capability that has the format, as TensorRT-RTX 1.7 builds it
+RTX_CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+TURING, NOT_ON_TURING = "sm75", ("fp32", "bf16")
 HAVE: dict[str, tuple[str, ...]] = {
     "compute_capabilities": (FULL, RTX),
     "profiles": (FULL, RTX),
@@ -47,15 +50,42 @@ UNTIL = {"implicit_int8": 10}  # the last version of tensorrt that has the optio
 def refusal(
     backend: str, options: Mapping[str, Any], defaults: Mapping[str, Any], precision: str
 ) -> BackendError | None:
-    """Why a backend lacks an option that is set, or it or one of its GPUs a number format; None where they have all.
+    """Why a backend lacks an option that is set or a GPU, or it or a GPU a number format; None where they have all.
 
     Args:
         options, defaults: of the engine's configuration, by name. precision: of the graph.
     """
     return (
         _lacking_option(backend, options, defaults)
+        or _lacking_gpu(backend, options["compute_capabilities"])
         or _lacking_format(backend, options["compute_capabilities"], precision)
         or _lacking_ranges(options, precision)
+    )
+
+
+def not_of_rtx(capabilities: Sequence[str], known: Sequence[str] = RTX_CAPABILITIES) -> BackendError | None:
+    """Why TensorRT-RTX cannot build for one of the capabilities; None where it knows them all."""
+    lacking = [name for name in capabilities if name not in known]
+    if not lacking:
+        return None
+    return BackendError(
+        f"tensorrt_rtx has no {lacking[0]}",
+        where=WHERE,
+        why=f"it knows {', '.join(known)}",
+        do="For this GPU set engine.backend: tensorrt, and build on a machine that has it.",
+    )
+
+
+def _lacking_gpu(backend: str, capabilities: Sequence[str]) -> BackendError | None:
+    if backend == RTX:
+        return not_of_rtx(capabilities)
+    if backend != FULL or len(capabilities) == 1:
+        return None
+    return BackendError(
+        f"tensorrt builds for one GPU, {', '.join(capabilities) or 'none'} {'are' if capabilities else 'is'} named",
+        where=WHERE,
+        why="its engine fits the GPU that it is built on, and a shared cache tells them apart by this",
+        do="Make an entry for each." if capabilities else "Name that GPU's, [sm90] for an H100.",
     )
 
 
@@ -88,21 +118,27 @@ def _lacking_ranges(options: Mapping[str, Any], precision: str) -> BackendError 
 
 
 def _lacking_format(backend: str, capabilities: Sequence[str], precision: str) -> BackendError | None:
-    where = "engine.compute_capabilities"
     first = FIRST.get(precision, 0)
     lacking = [name for name in capabilities if int(name[2:]) < first]
     if lacking:
         several = len(lacking) > 1
         return BackendError(
             f"{', '.join(lacking)} {'have' if several else 'has'} no {precision}",
-            where=where,
+            where=WHERE,
             why=f"it begins with sm{first}",
             do=f"Leave {'them' if several else 'it'} out, or choose another quantize.precision.",
+        )
+    if backend == RTX and TURING in capabilities and precision in NOT_ON_TURING:
+        return BackendError(
+            f"{TURING} does not run {precision}",
+            where=WHERE,
+            why="tensorrt_rtx refuses bf16 and matrix products in fp32 on Turing",
+            do=f"Remove {TURING}, or set quantize.precision to fp16 or int8.",
         )
     if precision == "fp8" and backend == RTX and not capabilities:
         return BackendError(
             "fp8 takes compute capabilities by name",
-            where=where,
+            where=WHERE,
             why="tensorrt_rtx's default is for Ampere too, which has no fp8",
             do="Set [sm89, sm120], or those of your GPUs.",
         )
@@ -112,5 +148,12 @@ def _lacking_format(backend: str, capabilities: Sequence[str], precision: str) -
             where="quantize.precision",
             why="its optimizers drop a Relu before fp8's QuantizeLinear, wherever the graph is run by default",
             do="Choose int8, or engine.backend: tensorrt_rtx.",
+        )
+    if precision == "bf16" and backend == ORT:
+        return BackendError(
+            "onnxruntime has no bf16",
+            where="quantize.precision",
+            why="its CPU kernels do not take bfloat16",
+            do="Choose fp16 or fp32, or another engine.backend.",
         )
     return None

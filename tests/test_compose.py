@@ -189,6 +189,50 @@ def test_a_bad_engine_entry_says_file_key_and_mend(project: Path, engine: str, m
     assert message in only_error(project, f"models: {{digits: {{}}}}\nengines: {{e: {engine}}}")
 
 
+@pytest.mark.parametrize(
+    ("engine", "precision", "key", "message"),
+    [
+        ("{compute_capabilities: [sm89, sm90]}", "fp16", "engine.compute_capabilities", "tensorrt_rtx has no sm90: it"),
+        ("{compute_capabilities: [sm75]}", "fp32", "engine.compute_capabilities", "sm75 does not run fp32: tensorrt_rtx"),
+        ("{compute_capabilities: [sm75]}", "bf16", "engine.compute_capabilities", "sm75 does not run bf16: tensorrt_rtx"),
+        ("{compute_capabilities: [sm75]}", "fp8", "engine.compute_capabilities", "sm75 has no fp8: it begins with sm89."),
+        ("{use: onnxruntime}", "bf16", "quantize.precision", "onnxruntime has no bf16: its CPU kernels do not"),
+        ("{use: tensorrt}", "fp16", "engine.compute_capabilities", "tensorrt builds for one GPU, none is named: its"),
+        (
+            "{use: tensorrt, compute_capabilities: [sm89, sm90]}",
+            "fp16",
+            "engine.compute_capabilities",
+            "tensorrt builds for one GPU, sm89, sm90 are named: its",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_backend_cannot_build_is_refused_before_any_stage(
+    project: Path, engine: str, precision: str, key: str, message: str
+) -> None:
+    entry = f"{{model: digits, quantize: {{use: {precision}}}, engine: {engine}}}"
+    told = only_error(project, f"models: {{digits: {{}}}}\nengines: {{e: {entry}}}")
+    file = f"conf/quantize/{precision}.yaml: precision" if key.startswith("quantize") else f"engines.e.{key}"
+    assert f"{file}: {message}" in told
+    assert told.count(". ") == 1  # what to do
+
+
+@pytest.mark.parametrize("default", ["engine: tensorrt", "quantize: fp8"])
+def test_what_a_models_engines_complete_is_no_error_of_the_model(project: Path, default: str) -> None:
+    """A project's default backend, say, whose GPU each engine names."""
+    config = project / "conf/config.yaml"
+    group = default.partition(":")[0]
+    text = config.read_text().replace({"engine": "engine: tensorrt_rtx", "quantize": "quantize: fp32"}[group], default)
+    config.write_text(text)
+    whole = "{model: rows, engine: {compute_capabilities: [sm89]}}"
+    params(project, f"models: {{rows: {{}}}}\nengines: {{whole: {whole}, bare: {{model: rows}}}}")
+    result = compose(project)
+    assert set(result.errors) == {("engines", "bare")}
+    assert result.models["rows"]["report"]["engines"] == ["whole"]
+    params(project, f"models: {{rows: {{engine: {{tiling_level: most}}}}}}\nengines: {{whole: {whole}}}")
+    told = str(compose(project).errors["models", "rows"])
+    assert told.startswith("params.yaml: models.rows.engine.tiling_level: unknown value 'most'")
+
+
 def test_a_bad_file_of_a_group_is_named(project: Path) -> None:
     (project / "conf/model/broken.yaml").write_text(
         "factory: {_target_: a.B}\ninputs: {x: {dtipe: float32, shape: [2]}}\n"

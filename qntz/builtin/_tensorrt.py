@@ -26,11 +26,10 @@ from qntz.builtin._tensorrt_watch import interruptible, last_errors, make_logger
 from qntz.config import EngineConfig
 from qntz.errors import BackendError, one_line
 from qntz.records import Built, Progress, Runner, TensorSpec
+from qntz.targets import FULL, RTX, TURING, not_of_rtx
 
-RTX, FULL = "tensorrt_rtx", "tensorrt"
 FULL_VERSIONS = (10, 11)
 AMPERE = 80  # compute capability
-TURING, NOT_ON_TURING = "sm75", ("fp32", "bf16")
 
 
 class TensorRTBackend:
@@ -67,12 +66,14 @@ class TensorRTBackend:
             trt = self._module()
         except BackendError as error:
             return error
-        known = config.refusal(precision) or refusal(trt, config)
+        machine = self._machine_refusal() if self.name == FULL else None
+        known = machine or config.refusal(precision) or refusal(trt, config)
         if known is not None:
             return known
-        return self._full_refusal(config) if self.name == FULL else self._rtx_refusal(trt, config, precision)
+        return self._full_refusal(config) if self.name == FULL else self._rtx_refusal(trt, config)
 
-    def _full_refusal(self, config: EngineConfig) -> BackendError | None:
+    def _machine_refusal(self) -> BackendError | None:
+        """What no configuration mends, and so is said first."""
         version = self.version()
         if not version.startswith(tuple(f"{major}." for major in FULL_VERSIONS)):
             known = " and ".join(map(str, FULL_VERSIONS))
@@ -85,6 +86,9 @@ class TensorRTBackend:
                 why=reason,
                 do="Set engine.backend: tensorrt_rtx, which builds without one, or run this on a GPU machine.",
             )
+        return None
+
+    def _full_refusal(self, config: EngineConfig) -> BackendError | None:
         here = cuda.capability()
         if config.compute_capabilities != [here]:
             asked = ", ".join(config.compute_capabilities) or "none"
@@ -96,22 +100,10 @@ class TensorRTBackend:
             )
         return None
 
-    def _rtx_refusal(self, trt: ModuleType, config: EngineConfig, precision: str) -> BackendError | None:
-        for capability in config.compute_capabilities:
-            if capability.upper() not in trt.ComputeCapability.__members__:
-                return BackendError(
-                    f"tensorrt_rtx has no {capability}",
-                    where="engine.compute_capabilities",
-                    why=f"it knows {', '.join(_capabilities(trt))}",
-                    do="For this GPU set engine.backend: tensorrt, and build on a machine that has it.",
-                )
-        if TURING in config.compute_capabilities and precision in NOT_ON_TURING:
-            return BackendError(
-                f"sm75 does not run {precision}",
-                where="engine.compute_capabilities",
-                why="tensorrt_rtx refuses bf16 and matrix products in fp32 on Turing",
-                do="Remove sm75, or set quantize.precision to fp16 or int8.",
-            )
+    def _rtx_refusal(self, trt: ModuleType, config: EngineConfig) -> BackendError | None:
+        unknown = not_of_rtx(config.compute_capabilities, _capabilities(trt))
+        if unknown is not None:
+            return unknown
         without_gpu = cuda.no_gpu_reason()
         if config.refit != "none" and without_gpu is not None:
             return BackendError(

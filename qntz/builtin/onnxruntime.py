@@ -27,14 +27,7 @@ class OnnxRuntimeBackend:
         return str(onnxruntime.__version__)
 
     def refusal(self, config: EngineConfig, precision: str) -> BackendError | None:
-        """Refuses the options and the precision that only the TensorRT backends have."""
-        if precision == "bf16":
-            return BackendError(
-                "onnxruntime has no bf16",
-                where="quantize.precision",
-                why="its CPU kernels do not take bfloat16",
-                do="Choose fp16 or fp32, or another engine.backend.",
-            )
+        """Refuses the options and the precisions that only the TensorRT backends have."""
         return config.refusal(precision)
 
     def why_not_run(self, config: EngineConfig) -> str | None:

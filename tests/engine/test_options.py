@@ -28,7 +28,7 @@ from qntz.config import (
 from qntz.errors import BackendError, ConfigError
 from qntz.progress import Silent
 from qntz.records import TensorSpec
-from qntz.targets import HAVE
+from qntz.targets import HAVE, RTX_CAPABILITIES
 from tests.engine.engine_graphs import BATCH, WEIGHT, linear
 from tests.engine.fake_tensorrt import recorded
 from tests.engine.test_tensorrt_api import VERSIONS, Bench, bench  # noqa: F401
@@ -110,6 +110,8 @@ def test_the_tables_are_those_of_the_recorded_apis(version: str) -> None:
     assert {name.upper() for name in VERBOSITIES} == enums["ProfilingVerbosity"]
     assert {name.upper() for name in COMPATIBILITIES} == enums["HardwareCompatibilityLevel"]
     assert {name.upper() for name in TACTIC_SOURCES} >= enums["TacticSource"]
+    gpus = {name.lower() for name in enums.get("ComputeCapability", ()) if name.startswith("SM")}
+    assert gpus == (set(RTX_CAPABILITIES) if version.startswith("tensorrt_rtx") else set())
     assert set(HAVE) == {one.name for one in dataclasses.fields(EngineConfig)} - {"backend"}
 
 

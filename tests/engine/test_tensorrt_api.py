@@ -273,7 +273,7 @@ def full(monkeypatch: pytest.MonkeyPatch, version: str | None) -> Backend:
 def test_tensorrt_wants_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = full(monkeypatch, "tensorrt-11.4.0.106")
     monkeypatch.setattr(cuda, "_driver", lambda: None)
-    assert str(backend.refusal(EngineConfig(), "fp32")) == (
+    assert str(backend.refusal(EngineConfig("tensorrt"), "fp32")) == (
         "engine.backend: tensorrt builds only on a machine with the target GPU: no CUDA GPU on this machine. Set"
         " engine.backend: tensorrt_rtx, which builds without one, or run this on a GPU machine."
     )
@@ -288,7 +288,7 @@ def test_tensorrt_that_is_not_installed_says_how(monkeypatch: pytest.MonkeyPatch
 def test_another_major_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = full(monkeypatch, "tensorrt-11.4.0.106")
     sys.modules["tensorrt"].__version__ = "9.3.0"
-    assert "tensorrt 9.3.0 is not known: qntz knows 10 and 11" in str(backend.refusal(EngineConfig(), "fp32"))
+    assert "tensorrt 9.3.0 is not known: qntz knows 10 and 11" in str(backend.refusal(EngineConfig("tensorrt"), "fp32"))
 
 
 def test_the_stand_in_refuses_what_a_version_has_not() -> None:

@@ -15,7 +15,7 @@ ENGINE = "build/models/digits/engines/digits-int8"
 TARGETS = """models: {digits: {}, rows: {}, early_exit: {torchscript: {use: scrpt}}}
 engines:
   digits-int8: {model: digits, quantize: {use: int8}}
-  digits-gpu: {model: digits, engine: {use: tensorrt}}
+  digits-gpu: {model: digits, engine: {use: tensorrt, compute_capabilities: [sm90]}}
   rows-fp32: {model: rows}
   rows-bad: {model: rows, quantize: {use: int9}}
 """
@@ -186,7 +186,7 @@ def test_targets_are_told_apart_by_the_backend(empty_project: Project) -> None:
     both = run(empty_project, "targets", "--gpu", "--gpu-backends", "tensorrt,tensorrt_rtx")[1]
     assert both.split() == ["report@digits", "report@rows"]
     assert run(empty_project, "targets")[1].split() == [*without.split()[:2], "report@digits", *without.split()[2:]]
-    empty_project.params(TARGETS.replace("tensorrt}", "onnxruntime}"))
+    empty_project.params(TARGETS.replace("tensorrt, compute_capabilities: [sm90]}", "onnxruntime}"))
     assert run(empty_project, "targets", "--gpu") == (0, "", "")
     said = run(empty_project, "report")
     assert said[:2] == (1, "")
