@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,23 @@ class Silent:
 
     def step(self, phase: str, done: int, total: int) -> bool:
         return True
+
+
+@contextlib.contextmanager
+def restoring() -> Iterator[None]:
+    """Where the block fails, gives the terminal on stderr its cursor and an empty line, as a Bar does when it ends, but
+    not in a process that crashed or was killed."""
+    try:
+        yield
+    except BaseException:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.control import Control
+            from rich.segment import ControlType
+
+            codes = (ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), ControlType.SHOW_CURSOR)
+            Console(stderr=True).control(Control(*codes))
+        raise
 
 
 class Bar:

@@ -22,7 +22,7 @@ def work(job: Job) -> None:
     from qntz.graph import made_from
     from qntz.guard import guarded
     from qntz.packed import read_frame
-    from qntz.progress import Bar
+    from qntz.progress import Bar, restoring
 
     config, model, paths = job.config.engine, job.config.model, job.paths
     backend = choose_backend(config.backend, job.plugins.records("qntz_backends"))
@@ -56,8 +56,8 @@ def work(job: Job) -> None:
         told["files"] = made_from(read_frame(paths.quantized))
 
     with replacing_together(paths.plan, paths.engine_json) as (plan, engine_json):
-        # a builder that crashes ends itself alone
-        built, record = guarded(lambda loaded: build(loaded, plan), ended=ended, meanwhile=digest)
+        with restoring():  # a builder that crashes ends itself alone
+            built, record = guarded(lambda loaded: build(loaded, plan), ended=ended, meanwhile=digest)
         record["made_from"] |= told
         record["licences"] = licences(job.inputs["tools"])
         with telling(paths.engine_json):
