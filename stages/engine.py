@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from qntz.errors import BackendError, one_line
@@ -28,8 +29,9 @@ def work(job: Job) -> None:
     backend = choose_backend(config.backend, job.plugins.records("qntz_backends"))
     told: dict[str, Any] = {}
 
-    def build(_: Any, to: Path) -> tuple[Built, dict[str, Any]]:
+    def build(to: Path, temporary: str) -> tuple[Built, dict[str, Any]]:
         """Writes the plan, which may be large, to a file: the parent is given the rest."""
+        tempfile.tempdir = temporary
         try:
             with Bar(f"engine {job.name}") as progress:
                 specs = tensor_specs(model.inputs, model.dims, config.profiles_of(model.dims))
@@ -56,8 +58,9 @@ def work(job: Job) -> None:
         told["files"] = made_from(read_frame(paths.quantized))
 
     with replacing_together(paths.plan, paths.engine_json) as (plan, engine_json):
-        with restoring():  # a builder that crashes ends itself alone
-            built, record = guarded(lambda loaded: build(loaded, plan), ended=ended, meanwhile=digest)
+        # a builder that crashes ends itself alone, and leaves nothing behind
+        with restoring(), tempfile.TemporaryDirectory() as temporary:
+            built, record = guarded(lambda _: build(plan, temporary), ended=ended, meanwhile=digest)
         record["made_from"] |= told
         record["licences"] = licences(job.inputs["tools"])
         with telling(paths.engine_json):

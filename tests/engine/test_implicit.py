@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import struct
+import tempfile
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,15 +267,48 @@ def test_without_it_nothing_is_implicit(bench: Bench, tmp_path: Path) -> None:  
     assert bench.trt.seen["flags"] == 1 << 1
 
 
-@ten
-def test_the_stage_records_the_cache(bench: Bench, graphs: Graphs, methods: dict, tmp_path: Path) -> None:  # noqa: F811
-    paths = ModelPaths(tmp_path, "net").engine("net-int8")
-    paths.folder.mkdir(parents=True)
-    one = made(graphs, methods, paths.folder, "mlp")
+def stage(folder: Path) -> Job:
     model = types.SimpleNamespace(inputs={"x": InputConfig(shape=["n", 6])}, dims={"n": DimConfig(1, 4, 9)})
     config = types.SimpleNamespace(model=model, engine=CONFIG, quantize=QuantizeConfig("int8"))
     inputs = {"code": "c0de", "plugins": {}, "tools": {"onnx": onnx.__version__}}
-    work(Job(tmp_path, "engine", "net-int8", config, inputs, ModelPaths(tmp_path, "net")))
+    job = Job(folder, "engine", "net-int8", config, inputs, ModelPaths(folder, "net"))
+    job.paths.folder.mkdir(parents=True)
+    return job
+
+
+@ten
+@pytest.mark.parametrize("end", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_builder_that_ends_leaves_no_graph_behind(
+    bench: Bench,  # noqa: F811
+    graphs: Graphs,  # noqa: F811
+    methods: dict,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end: signal.Signals,
+) -> None:
+    job = stage(tmp_path)
+    made(graphs, methods, job.paths.folder, "mlp")
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+
+    def ends(self, network, config):
+        (graph,) = (tmp_path / "temp").rglob("float.onnx")
+        graph.rename(tmp_path / "was there")
+        os.kill(os.getpid(), end)
+
+    monkeypatch.setattr(bench.trt.Builder, "build_serialized_network", ends)
+    with pytest.raises(BackendError, match=rf"the builder ended: signal {end.name}\."):
+        work(job)
+    assert (tmp_path / "was there").is_file()
+    assert list((tmp_path / "temp").iterdir()) == []
+
+
+@ten
+def test_the_stage_records_the_cache(bench: Bench, graphs: Graphs, methods: dict, tmp_path: Path) -> None:  # noqa: F811
+    job = stage(tmp_path)
+    paths = job.paths
+    one = made(graphs, methods, paths.folder, "mlp")
+    work(job)
     record = read_json(paths.engine_json)
     digests = {name: hashlib.sha256((paths.folder / name).read_bytes()).hexdigest() for name in FILES}
     assert {name: record["made_from"][name] for name in FILES} == digests
