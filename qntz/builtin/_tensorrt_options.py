@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +18,11 @@ FLAGS = {
     "exclude_lean_runtime": "EXCLUDE_LEAN_RUNTIME",
 }
 REFIT = {"all": "REFIT", "identical": "REFIT_IDENTICAL"}
+CHOICES = {
+    "tiling_level": "TilingOptimizationLevel",
+    "verbosity": "ProfilingVerbosity",
+    "hardware_compatibility": "HardwareCompatibilityLevel",
+}
 ONLY_IN_10 = ("cublas", "cublas_lt", "cudnn")
 
 
@@ -38,7 +44,29 @@ def refusal(trt: ModuleType, config: EngineConfig) -> BackendError | None:
                 why="TensorRT 10 has it" if source in ONLY_IN_10 else "",
                 do=f"It knows {', '.join(sorted(name.lower() for name in known))}.",
             )
+    for option, value, enumeration, member in _members(config):
+        if member not in getattr(getattr(trt, enumeration, None), "__members__", ()):
+            return BackendError(
+                f"{trt.__name__} {trt.__version__} has no {option}{value and f': {value}'}",
+                where=f"engine.{option}",
+                why="other versions have it",
+                do=f"Remove it, or install another {trt.__name__}.",
+            )
     return None
+
+
+def _members(config: EngineConfig) -> Iterator[tuple[str, str, str, str]]:
+    """What the options need of the module: (option, its value where it is a choice, enumeration, member)."""
+    for option, flag in FLAGS.items():
+        if getattr(config, option):
+            yield option, "", "BuilderFlag", flag
+    if config.refit != "none":
+        yield "refit", config.refit, "BuilderFlag", REFIT[config.refit]
+    for pool in config.memory_pools:
+        yield "memory_pools", pool, "MemoryPoolType", pool.upper()
+    for option, enumeration in CHOICES.items():
+        if (value := getattr(config, option)) != "none":
+            yield option, value, enumeration, value.upper()
 
 
 def set_options(trt: ModuleType, options: Any, config: EngineConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 from pathlib import Path
 
@@ -98,6 +99,51 @@ def test_tactic_sources_of_tensorrt_10(bench: Bench) -> None:  # noqa: F811
         assert f"{bench.trt.__name__} {bench.trt.__version__} has no tactic source cublas: TensorRT 10 has it" in str(
             refusal
         )
+
+
+LACKING = [
+    ("sparse_weights", True, "sparse_weights", "BuilderFlag", "SPARSE_WEIGHTS"),
+    ("weight_streaming", True, "weight_streaming", "BuilderFlag", "WEIGHT_STREAMING"),
+    ("version_compatible", True, "version_compatible", "BuilderFlag", "VERSION_COMPATIBLE"),
+    ("tf32", True, "tf32", "BuilderFlag", "TF32"),
+    ("refit", "identical", "refit: identical", "BuilderFlag", "REFIT_IDENTICAL"),
+    ("memory_pools", {"tactic_shared_memory": 1}, "memory_pools: tactic_shared_memory", "MemoryPoolType", "TACTIC_SHARED_MEMORY"),
+    ("tiling_level", "fast", "tiling_level: fast", "TilingOptimizationLevel", ""),
+    ("tiling_level", "full", "tiling_level: full", "TilingOptimizationLevel", "FULL"),
+    ("verbosity", "detailed", "verbosity: detailed", "ProfilingVerbosity", "DETAILED"),
+    ("hardware_compatibility", "ampere_plus", "hardware_compatibility: ampere_plus", "HardwareCompatibilityLevel", ""),
+    (
+        "hardware_compatibility",
+        "same_compute_capability",
+        "hardware_compatibility: same_compute_capability",
+        "HardwareCompatibilityLevel",
+        "SAME_COMPUTE_CAPABILITY",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bench", ["tensorrt-10.16.1.11"], indirect=True)
+@pytest.mark.parametrize(("option", "value", "told", "kind", "member"), LACKING)
+def test_what_an_older_version_lacks_is_refused(
+    bench: Bench,  # noqa: F811
+    option: str,
+    value: object,
+    told: str,
+    kind: str,
+    member: str,
+) -> None:
+    """The member is taken away, or the enumeration as a whole."""
+    assert bench.backend.refusal(of(bench, **{option: value}), "fp32") is None
+    if member:
+        known = recorded(VERSIONS[0])["classes"][kind]["enum"]
+        setattr(bench.trt, kind, enum.IntEnum(kind, {name: known[name] for name in known if name != member}))
+    else:
+        delattr(bench.trt, kind)
+    assert bench.backend.refusal(of(bench), "fp32") is None
+    assert str(bench.backend.refusal(of(bench, **{option: value}), "fp32")) == (
+        f"engine.{option}: tensorrt 10.16.1.11 has no {told}: other versions have it. Remove it, or install another"
+        " tensorrt."
+    )
 
 
 @pytest.mark.parametrize("version", VERSIONS)
