@@ -136,6 +136,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(known)}." if known else "None is known."
 
 
+MAKE_ROOM = "Free space there, or set TMPDIR to a folder that has some."
 DEBUG = "See all of it with `python -m stages.STAGE NAME --debug`."
 
 

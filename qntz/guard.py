@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from qntz.errors import DEBUG, ArtifactError, CheckError, QntzError, one_line
+from qntz.errors import DEBUG, MAKE_ROOM, ArtifactError, CheckError, QntzError, one_line
 from qntz.parent import end_with
 from qntz.redact import redacted
 
@@ -199,8 +199,7 @@ def _wait(
                 break
             if _NO_SPACE in told:
                 why = os.strerror(int(told.partition(_NO_SPACE)[2]))
-                do = "Free space there, or set TMPDIR to a folder that has some."
-                raise ArtifactError("what was made cannot be kept", where=tempfile.gettempdir(), why=why, do=do)
+                raise ArtifactError("what was made cannot be kept", where=tempfile.gettempdir(), why=why, do=MAKE_ROOM)
             if _DONE in told:
                 return
             base = _resident(child) if base is None else base

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qntz.errors import BackendError, ExportError, one_line
+from qntz.errors import MAKE_ROOM, ArtifactError, BackendError, ExportError, one_line
 from qntz.packed import SUFFIX, Packed
 from qntz.records import Arrays, described
 
@@ -44,7 +44,7 @@ def session(
             own; its weights go beside it. device: "cpu", or "cuda" with the CPU for what has no kernel there.
 
     Raises:
-        ExportError: the model is refused.
+        ExportError: the model is refused. ArtifactError: the temp folder does not take a model beyond 2 GB.
     """
     import onnxruntime as ort
 
@@ -66,15 +66,27 @@ def session(
             "session.optimized_model_external_initializers_file_name", written.name + SUFFIX
         )
     where = str(model) if isinstance(model, Path) else "the model"
-    try:
-        with contextlib.ExitStack() as stack:
-            if isinstance(model, Packed) and model.weights:
-                model = model.write(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-            source = str(model) if isinstance(model, Path) else model if isinstance(model, bytes) else model.data
+    with contextlib.ExitStack() as stack:
+        if isinstance(model, Packed) and model.weights:
+            model = stack.enter_context(_written(model))
+        source = str(model) if isinstance(model, Path) else model if isinstance(model, bytes) else model.data
+        try:
             return ort.InferenceSession(source, options, providers=PROVIDERS[device], disabled_optimizers=WRONG)
-    except Exception as error:
-        do = "Change the model, or mend what wrote the file."
-        raise ExportError("ONNX Runtime refuses the graph", where=where, why=_why(error), do=do) from error
+        except Exception as error:
+            do = "Change the model, or mend what wrote the file."
+            raise ExportError("ONNX Runtime refuses the graph", where=where, why=_why(error), do=do) from error
+
+
+@contextlib.contextmanager
+def _written(model: Packed) -> Iterator[Path]:
+    """The model in the temp folder; raises ArtifactError where that does not take it."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = model.write(Path(folder))
+        except OSError as error:
+            what, why = "the model cannot be written", error.strerror or str(error)
+            raise ArtifactError(what, where=tempfile.gettempdir(), why=why, do=MAKE_ROOM) from error
+        yield path
 
 
 def _why(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +89,22 @@ def test_a_model_that_does_not_fit_is_two(low: None, tmp_path) -> None:
     np.testing.assert_allclose(got, expected(model), rtol=1e-5, atol=1e-4)
     (got,) = ort.run_all(tmp_path / "other.onnx", [{"x": X}])[0].values()
     np.testing.assert_allclose(got, expected(model), rtol=1e-5, atol=1e-4)
+
+
+def test_a_temp_folder_that_is_full_is_no_bad_model(low: None, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = packed(product(40, 30, 2), "model.onnx")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(ArtifactError) as caught:
+            ort.session(made)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value) == (
+        f"{tmp_path}: the model cannot be written: File too large. Free space there, or set TMPDIR to a folder that has some."
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_frame_is_all_but_the_graph(low: None, tmp_path) -> None:
