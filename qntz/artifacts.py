@@ -213,15 +213,18 @@ def write_copy(path: Path, source: Path) -> None:
 
 def write_model(path: Path, model: Packed, *, both: bool = False) -> None:
     """Writes an ONNX model, and its weights beside it where they do not fit; `both`: also a file that says so where
-    they do. Raises ArtifactError as `replacing` does.
+    they do. Neither is replaced before both are written. Raises ArtifactError as `replacing` does.
     """
     from qntz.packed import NONE, data_of
 
     model = model.named(path.name)
+    pieces = {path: (model.data,)}
     if model.weights or both:
-        with replacing(data_of(path)) as temporary, telling(path), temporary.open("wb") as file:
-            file.writelines(model.weights or (NONE,))
-    write_bytes(path, model.data)
+        pieces[data_of(path)] = model.weights or (NONE,)
+    with replacing_together(*pieces) as temporaries:
+        for temporary, (one, data) in zip(temporaries, pieces.items(), strict=True):
+            with telling(one), temporary.open("wb") as file:
+                file.writelines(data)
 
 
 def write_text(path: Path, text: str) -> None:

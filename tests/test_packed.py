@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import resource
 import tempfile
 from pathlib import Path
@@ -105,6 +107,30 @@ def test_a_temp_folder_that_is_full_is_no_bad_model(low: None, tmp_path, monkeyp
         f"{tmp_path}: the model cannot be written: File too large. Free space there, or set TMPDIR to a folder that has some."
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("full", ["model.onnx", "model.onnx.data"])
+def test_a_graph_and_its_weights_are_replaced_together(
+    low: None, tmp_path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    """Where one of them finds no space, both are what they were."""
+    old, new = product(40, 30, 2), product(30, 40, 3)
+    path = tmp_path / "model.onnx"
+    write_model(path, packed(old, path.name), both=True)
+    assert read_model(path) == old
+
+    class NoSpace(type(path)):
+        def open(self, mode="r", *args, **options):
+            if "w" in mode and re.fullmatch(rf"\.{re.escape(full)}\.\d+\.tmp", self.name):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().open(mode, *args, **options)
+
+    with pytest.raises(ArtifactError, match=rf"{re.escape(full)}: cannot be written: No space left on device"):
+        write_model(NoSpace(path), packed(new, path.name), both=True)
+    assert read_model(path) == old
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    write_model(path, packed(new, path.name), both=True)
+    assert read_model(path) == new
 
 
 def test_a_frame_is_all_but_the_graph(low: None, tmp_path) -> None:
