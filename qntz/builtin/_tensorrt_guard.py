@@ -216,13 +216,7 @@ def _may_be_double(graphs: list[onnx.GraphProto], double: int) -> bool:
 
 
 def _require_finite(graphs: list[onnx.GraphProto], weights: list[Weight], path: Path) -> None:
-    weighted = {
-        name
-        for graph in graphs
-        for node in graph.node
-        if node.op_type in WEIGHTED
-        for name in node.input[: ADDED.get(node.op_type, len(node.input))]
-    }
+    weighted = _weighted(graphs)
     for what, name, values in _floats(graphs, weights, path):
         if _is_finite(values):
             continue
@@ -236,6 +230,19 @@ def _require_finite(graphs: list[onnx.GraphProto], weights: list[Weight], path: 
                 why=f"{int(broken.sum())} of {broken.size} elements",
                 do="Repair the model's weights; TensorRT would build this without a word.",
             )
+
+
+def _weighted(graphs: list[onnx.GraphProto]) -> set[str]:
+    """What reaches a node of WEIGHTED as it is, or moved or cast alone."""
+    found: set[str] = set()
+    for graph in reversed(graphs):  # a subgraph reads what stands before it in the one that holds it
+        for node in reversed(graph.node):
+            kind = node.op_type
+            if kind in WEIGHTED:
+                found.update(node.input[: ADDED.get(kind, len(node.input))])
+            elif (kind == "Cast" or kind in MOVES) and not found.isdisjoint(node.output):
+                found.update(node.input)
+    return found
 
 
 def _is_finite(values: np.ndarray) -> bool:

@@ -340,6 +340,38 @@ GRAPHS: Mapping[str, tuple[Callable[[], onnx.ModelProto], tuple[str, ...]]] = {
         ("value of ConstantOfShape 'fill'", *HOLDS_NAN),
     ),
     "infinite weight": (lambda: product(with_one(-np.inf)), ("weight 'w' holds infinity: 1 of 48", "Repair")),
+    "infinite weight that is transposed": (
+        lambda: model([make_node("Transpose", ["v"], ["w"], "turn"), PRODUCT], v=with_one(np.inf).T.copy()),
+        ("weight 'v' holds infinity: 1 of 48", "Repair"),
+    ),
+    "infinite half weight that is cast and reshaped": (
+        lambda: model(
+            [make_node("Cast", ["v"], ["c"], to=FLOAT), make_node("Reshape", ["c", "s"], ["w"]), PRODUCT],
+            v=with_one(-np.inf).astype(np.float16).ravel(),
+            s=np.array([16, 3]),
+        ),
+        ("weight 'v' holds infinity: 1 of 48", "Repair"),
+    ),
+    "infinite scale that is moved": (
+        lambda: model(
+            [
+                make_node("Squeeze", ["r"], ["s"]),
+                make_node("DequantizeLinear", ["q", "s"], ["v"], "wide", axis=0),
+                make_node("Transpose", ["v"], ["w"]),
+                PRODUCT,
+            ],
+            q=np.ones((3, 16), np.int8),
+            r=np.float32([[1, np.inf, 1]]),
+        ),
+        ("weight 'r' holds infinity: 1 of 3", "Repair"),
+    ),
+    "infinite weight that a branch reads moved": (
+        lambda: changed(
+            lambda made: made.graph.node.insert(0, make_node("Transpose", ["u"], ["v"])),
+            conditional(branch("t", make_node("MatMul", ["x", "v"], ["t"])), u=with_one(np.inf).T.copy()),
+        ),
+        ("weight 'u' holds infinity: 1 of 48", "Repair"),
+    ),
     # float64, which TensorRT takes for float32
     "float64 input": (
         lambda: product(DOUBLES, inputs=[info("x", ("batch", 16), DOUBLE)], outputs=[info("y", ("batch", 3), DOUBLE)]),
