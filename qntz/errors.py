@@ -148,7 +148,7 @@ def one_line(error: BaseException, place: bool = False) -> str:
     if isinstance(error, QntzError):
         return text
     if isinstance(error, SystemExit):
-        text = f"it ends the program (exit code {text or 0})"
+        text = f"it ended the program (exit code {text or 0})"
     else:
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__) if place else ()

@@ -73,7 +73,7 @@ def test_weights_of_four_formats(tmp_path: Path) -> None:
         (f"{__name__}.Nett", "cannot be imported: AttributeError"),
         (f"{__name__}.not_a_module", "gives a int, no torch.nn.Module"),
         ("Net", "cannot be imported"),
-        (f"{__name__}.leaves", "leaves() fails: it ends the program (exit code 3)"),
+        (f"{__name__}.leaves", "leaves() fails: it ended the program (exit code 3)"),
     ],
 )
 def test_a_class_that_cannot_be_had(tmp_path: Path, target: str, message: str) -> None:
