@@ -87,7 +87,7 @@ def test_a_source_that_ends_the_program_is_refused_all_the_same() -> None:
         sys.exit(0)
 
     samples = open_samples({"source": "list"}, {"list": DataSource("list", leaves)}, INPUTS, DIMS, Path(), "data.test")
-    with pytest.raises(PluginError, match=r"data.test, sample 1: .* it ends the program \(exit code 0\)"):
+    with pytest.raises(PluginError, match=r"data.test, sample 1: .* it ended the program \(exit code 0\)"):
         list(samples)
 
 
