@@ -110,12 +110,12 @@ def require_unchanged(root: Path, stage: str) -> None:
             raise ArtifactError(f"{what} after it was composed", where=os.path.relpath(path, root), do=do)
 
 
-def require_known(root: Path, stages: Sequence[str]) -> None:
+def require_known(root: Path, stages: Sequence[str], before: Collection[str] = ()) -> None:
     """Looks at what this process has imported: compose follows statements, and not what a program works out, as
     importlib.import_module(f"nets.{name}") does.
 
     Args:
-        stages: whose files may be among it ("torchscript@digits").
+        stages: whose files may be among it ("torchscript@digits"). before: modules that were there already.
 
     Raises:
         ArtifactError: a module of the user's lies in none of their keys, so that nobody would see it change.
@@ -129,7 +129,7 @@ def require_known(root: Path, stages: Sequence[str]) -> None:
         file = getattr(module, "__file__", None)
         if not isinstance(file, str) or not os.path.isabs(file):  # torch's modules that are objects name none
             continue
-        if name.partition(".")[0] in OWN or is_installed(file):
+        if name in before or name.partition(".")[0] in OWN or is_installed(file):
             continue
         real = os.path.realpath(file)
         if not (real in files or real.startswith(folders) or is_installed(real)):

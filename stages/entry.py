@@ -65,8 +65,9 @@ def run(stage: str, work: Callable[[Job], None]) -> NoReturn:
             raise UsageError(f"one name is wanted, {len(names)} given", do=f"python -m stages.{stage} NAME [--debug]")
         job = job_of(stage, names[0])
         _require_unchanged(job)
+        before = frozenset(sys.modules)
         _guarded(job, work)
-        _require_known(job)
+        _require_known(job, before)
         _require_unchanged(job)
     except QntzError as error:
         if debug:
@@ -88,11 +89,11 @@ def _require_unchanged(job: Job) -> None:
         raise ArtifactError("it was composed anew while it ran", where=f"params.yaml: {job.name}", do=do)
 
 
-def _require_known(job: Job) -> None:
-    """Raises ArtifactError where a module was imported that the stage's key does not hold. A report times its engines
-    by the backends that verify ran them by."""
+def _require_known(job: Job, before: frozenset[str]) -> None:
+    """Raises ArtifactError where a module was imported, beside those of before, that the stage's key does not hold. A
+    report times its engines by the backends that verify ran them by."""
     timed = [f"verify@{one}" for one in job.config.report.engines] if job.stage == "report" else []
-    require_known(job.root, [f"{job.stage}@{job.name}", *timed])
+    require_known(job.root, [f"{job.stage}@{job.name}", *timed], before)
 
 
 def _guarded(job: Job, work: Callable[[Job], None]) -> None:
