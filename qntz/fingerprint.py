@@ -24,14 +24,25 @@ from typing import Any
 
 from qntz import plugins
 from qntz.artifacts import BUILD, digest_file
-from qntz.redact import is_secret
+from qntz.errors import ConfigError
+from qntz.redact import SHORTEST, credentials_in, is_secret
 from qntz.watch import OWN, Watched, distributions_in, files_in, is_installed, state
 
 TRUSTED_AGE_NS = 2_000_000_000  # a file that changed less than two seconds before it was read may change again unseen
 MISSING = "missing"
 MOST_NAMED = 1000  # files of a folder that are told apart by name
 PATH_KEYS = ("file", "files", "folder", "path")
-_BUILT_FOR = re.compile(r"\+(?:cpu|cu\d+|rocm[\d.]*|xpu)$")  # which device: the same sources
+# which device, of which torch, by which compiler: the same sources
+_BUILT_FOR = re.compile(r"\+(?:pt\d+)?(?:cpu|cu\d+|rocm[\d.]*|xpu)(?:\.(?:with\.pypi\.cudnn|cxx11\.abi))?$")
+# environment variables of the machine and of the process: a cache is shared by those that differ in them
+_OF_MACHINES = frozenset(
+    [
+        *("CI", "CUDA_VISIBLE_DEVICES", "DISPLAY", "HF_HOME", "HOME", "HOSTNAME", "LANG", "LOCAL_RANK", "LOGNAME"),
+        *("MASTER_ADDR", "MASTER_PORT", "MKL_NUM_THREADS", "NODE_RANK", "OLDPWD", "OMP_NUM_THREADS", "PATH", "PWD"),
+        *("PYTHONPATH", "RANK", "SHELL", "TEMP", "TERM", "TMP", "TMPDIR", "TORCH_HOME", "USER", "VIRTUAL_ENV"),
+        *("WORLD_SIZE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
+    ]
+)
 CARRIERS = ("cuda", "pycuda")  # they only carry an engine's bytes to a GPU: a key with them would differ without one
 
 
@@ -229,7 +240,8 @@ class Fingerprints:
             return imported
         folder, parts = path.parent, package.split(".") if package else []
         for length in range(len(parts), 0, -1):
-            if _module_file(folder / top, rest):
+            within = folder.joinpath(top, *rest)
+            if _module_file(folder / top, rest) or any(_module_file(within, [one]) for one in names):
                 return [".".join([*parts[:length], module]), 0, names]
             folder = folder.parent
         return imported
@@ -379,10 +391,9 @@ class Fingerprints:
         return self._tools[stage, backend]
 
     def _variables(self, closure: Closure) -> set[str]:
-        """The environment variables that sources read, but for those of qntz, and without secrets: a token decides what
-        may be read, and not what it says."""
+        """The environment variables that sources read, but for those of qntz and of machines."""
         of = (path for name, path in closure.files.items() if name.partition(".")[0] != "qntz" and path.suffix == ".py")
-        return {one for path in of for one in self._python(path)["environment"] if not is_secret(one)}
+        return {one for path in of for one in self._python(path)["environment"]} - _OF_MACHINES
 
     def sources(self, closure: Closure, exact: bool = False) -> str:
         of = self.content if exact else self.source
@@ -444,23 +455,34 @@ class Fingerprints:
         elif isinstance(data, (list, tuple)):
             for value in data:
                 yield from self._paths(value, key)
-        elif isinstance(data, str) and data and (key in PATH_KEYS or self._is_path(data)):
-            yield data
+        elif isinstance(data, str) and data:
+            is_all = self._holds_all(data)
+            if key in PATH_KEYS and is_all:
+                do = "Name a folder in it."
+                raise ConfigError("is the whole project, and changes with each run", where=f"{key}: {data}", do=do)
+            if key in PATH_KEYS or (not is_all and self._is_path(data)):
+                yield data
+
+    def _holds_all(self, text: str) -> bool:
+        """Whether a path, as "." or "/", holds this checkout with all that a run writes."""
+        return os.path.isdir(self.root / text) and self.root.resolve().is_relative_to((self.root / text).resolve())
 
     def _is_path(self, text: str) -> bool:
         """Whether a value that no key calls a path is one all the same: it is there."""
         path = self.root / text
-        if not os.path.exists(path):
-            return False
-        real, root = path.resolve(), self.root.resolve()
-        # "." and "/" are there too, but hold this checkout with all that a run writes
-        return not real.is_relative_to(root / BUILD) and not root.is_relative_to(real)
+        return os.path.exists(path) and not path.resolve().is_relative_to((self.root / BUILD).resolve())
 
 
 def _variable(name: str) -> str | None:
-    """The digest of an environment variable's value, which may be nobody's business; None where it is not set."""
+    """The digest of an environment variable's value, None where it is not set; of a secret only that it is set: it
+    decides what may be read, and not what that says."""
     value = os.environ.get(name)
-    return None if value is None else hashlib.sha256(os.fsencode(value)).hexdigest()
+    if value is None:
+        return None
+    # what is too short to be one is a switch, as USE_CLS_TOKEN=1
+    if (is_secret(name) and len(value) >= SHORTEST) or credentials_in(value):
+        return "set"
+    return hashlib.sha256(os.fsencode(value)).hexdigest()
 
 
 def _modules(sections: Iterable[Any]) -> list[str]:
@@ -559,21 +581,27 @@ def _imports(tree: ast.Module) -> list[list[Any]]:
 
 def _variables(tree: ast.Module) -> set[str]:
     """The environment variables that are read by a name that stands there: os.environ["A"], os.environ.get("A"),
-    os.getenv("A"), "A" in os.environ."""
+    os.getenv("A"), "A" in os.environ, and by other names of these two."""
+    called = {"environ": {"environ"}, "getenv": {"getenv"}}
+    for node in ast.walk(tree):  # from os import environ as e; e = os.environ
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                called.get(alias.name, set()).add(alias.asname or alias.name)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.attr in called:
+            called[node.value.attr].update(one.id for one in node.targets if isinstance(one, ast.Name))
 
     def is_called(node: ast.expr, name: str) -> bool:
-        return (isinstance(node, ast.Name) and node.id == name) or (
-            isinstance(node, ast.Attribute) and node.attr == name
-        )
+        of_os = isinstance(node, ast.Attribute) and node.attr == name
+        return of_os or (isinstance(node, ast.Name) and node.id in called[name])
 
     names: list[ast.expr] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript) and is_called(node.value, "environ") and isinstance(node.ctx, ast.Load):
             names.append(node.slice)
-        elif isinstance(node, ast.Call) and node.args:
+        elif isinstance(node, ast.Call):
             of_environ = isinstance(node.func, ast.Attribute) and is_called(node.func.value, "environ")
             if of_environ or is_called(node.func, "getenv"):
-                names.append(node.args[0])
+                names += [*node.args[:1], *(one.value for one in node.keywords if one.arg == "key")]
         elif isinstance(node, ast.Compare) and any(is_called(one, "environ") for one in node.comparators):
             names.append(node.left)
     return {one.value for one in names if isinstance(one, ast.Constant) and isinstance(one.value, str)}
@@ -581,7 +609,7 @@ def _variables(tree: ast.Module) -> set[str]:
 
 def _orders(value: Any, where: str = "") -> Iterator[list[str]]:
     """The orders of the mappings that a factory or a source of data is given: it may go through them. Not that of its
-    own arguments, which it is given by name."""
+    own arguments, which it is given by name, sorted."""
     if isinstance(value, Mapping):
         if where and len(value) > 1:
             yield [where, *map(str, value)]

@@ -121,7 +121,8 @@ class ProgramModule(torch.nn.Module):
 def _built(factory: Mapping[str, Any]) -> torch.nn.Module:
     target, where = str(factory[TARGET]), f"model.factory.{TARGET}"
     make = resolved(target, ModelError, where)
-    arguments = {key: value for key, value in factory.items() if key != TARGET}
+    # by name, in an order that no edit of the configuration changes
+    arguments = {key: factory[key] for key in sorted(factory) if key != TARGET}
     torch.manual_seed(0)  # what is drawn where no weights are given has to be the same in every stage
     try:
         module = make(**arguments)

@@ -62,7 +62,8 @@ def _opened(source: DataSource, options: Mapping[str, Any], root: Path, where: s
     """The source's samples; what it raises names it."""
     number = 0
     try:
-        for sample in source.open(options, root):
+        # by name, in an order that no edit of the configuration changes
+        for sample in source.open(dict(sorted(options.items())), root):
             yield sample
             number += 1
     except QntzError:

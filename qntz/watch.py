@@ -13,8 +13,10 @@ import json
 import os
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from qntz.artifacts import BUILD
@@ -125,21 +127,37 @@ def require_known(root: Path, stages: Sequence[str], before: Collection[str] = (
         return
     files = {os.path.realpath(path) for kind, path, _ in watched if kind == "file"}
     folders = tuple(os.path.realpath(path) + os.sep for kind, path, _ in watched if kind == "folder")
+    unknown = []
     for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
+        file = (
+            vars(module).get("__file__") if isinstance(module, ModuleType) else None
+        )  # asks no __getattr__ of a module's
         if not isinstance(file, str) or not os.path.isabs(file):  # torch's modules that are objects name none
             continue
-        if name in before or name.partition(".")[0] in OWN or is_installed(file):
+        if name in before or name.partition(".")[0] in OWN or is_installed(file) or _is_made(file, root):
             continue
         real = os.path.realpath(file)
         if not (real in files or real.startswith(folders) or is_installed(real)):
-            shown = os.path.relpath(file, root) if Path(file).is_relative_to(root) else file
-            raise ArtifactError(
-                "was imported and is in no key, so that nobody would see it change",
-                where=shown,
-                why="no import statement that compose can follow leads to it",
-                do=f"Import it by a statement, or name it in the model's `extra_inputs: [{shown}]`.",
-            )
+            unknown.append(os.path.relpath(file, root) if Path(file).is_relative_to(root) else file)
+    if unknown:
+        several = "" if len(unknown) == 1 else f" (as were {len(unknown) - 1} more)"
+        above = os.path.commonpath([os.path.dirname(one) for one in unknown]) if several else ""
+        named = above or ", ".join(unknown)
+        raise ArtifactError(
+            f"was imported and is in no key, so that nobody would see it change{several}",
+            where=unknown[0],
+            why="no import statement that compose can follow leads to it",
+            do=f"Import it by a statement from the root, or name it in the model's `extra_inputs: [{named}]`.",
+        )
+
+
+def _is_made(file: str, root: Path) -> bool:
+    """Whether a module lies where torch compiles what it makes of others, or among temporary files."""
+    if Path(file).is_relative_to(root):
+        return False
+    caches = [os.environ.get(name) for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR")]
+    folders = [*filter(None, caches), tempfile.gettempdir(), os.path.expanduser("~/.cache")]
+    return any(Path(file).is_relative_to(folder) for folder in folders)
 
 
 def _watched_by(root: Path, stage: str) -> list[list[Any]]:

@@ -21,6 +21,7 @@ def check(job: Job, loaded: Callable[[], None]) -> None:
 
     rules = list(job.plugins.records("qntz_rules").values())
     report = check_configured(job.config, job.root, job.plugins, loaded)
+    job.require_known()
     if report.findings:
         print(render(report, rules, job.root))
     # the findings of a failed check are what its reader needs; only verdict.json lets the pipeline go on

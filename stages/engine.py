@@ -41,6 +41,7 @@ def work(job: Job) -> None:
         except BackendError as error:
             _tell(job, error)
             raise
+        job.require_known()
         with telling(paths.plan):
             to.write_bytes(built.plan)
         return dataclasses.replace(built, plan=b""), record

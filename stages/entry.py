@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Job:
     """What a stage is given: the project's root, its entry's name, the configuration it may read, the digests of what
-    else it depends on (`inputs.<stage>`), and the paths."""
+    else it depends on (`inputs.<stage>`), and the paths; and the modules that were there before its work."""
 
     root: Path
     stage: str
@@ -37,6 +37,7 @@ class Job:
     config: Any
     inputs: dict[str, Any]
     of: ModelPaths
+    before: frozenset[str] = field(default_factory=lambda: frozenset(sys.modules), compare=False, repr=False)
 
     @property
     def paths(self) -> EnginePaths:
@@ -48,6 +49,12 @@ class Job:
         from qntz.plugins import load
 
         return load(self.root, self.stage)
+
+    def require_known(self) -> None:
+        """Raises ArtifactError where a module was imported that the stage's key does not hold: at its end, and in a
+        child where the work is done in one. A report times its engines by the backends that verify ran them by."""
+        timed = [f"verify@{one}" for one in self.config.report.engines] if self.stage == "report" else []
+        require_known(self.root, [f"{self.stage}@{self.name}", *timed], self.before)
 
     def say(self, text: str) -> None:
         print(f"{self.stage} {self.name}: {text}")
@@ -65,9 +72,8 @@ def run(stage: str, work: Callable[[Job], None]) -> NoReturn:
             raise UsageError(f"one name is wanted, {len(names)} given", do=f"python -m stages.{stage} NAME [--debug]")
         job = job_of(stage, names[0])
         _require_unchanged(job)
-        before = frozenset(sys.modules)
         _guarded(job, work)
-        _require_known(job, before)
+        job.require_known()
         _require_unchanged(job)
     except QntzError as error:
         if debug:
@@ -87,13 +93,6 @@ def _require_unchanged(job: Job) -> None:
     if (now.config, now.inputs) != (job.config, job.inputs):
         do = "Nothing is kept of this stage. Run `dvc repro` again."
         raise ArtifactError("it was composed anew while it ran", where=f"params.yaml: {job.name}", do=do)
-
-
-def _require_known(job: Job, before: frozenset[str]) -> None:
-    """Raises ArtifactError where a module was imported, beside those of before, that the stage's key does not hold. A
-    report times its engines by the backends that verify ran them by."""
-    timed = [f"verify@{one}" for one in job.config.report.engines] if job.stage == "report" else []
-    require_known(job.root, [f"{job.stage}@{job.name}", *timed], before)
 
 
 def _guarded(job: Job, work: Callable[[Job], None]) -> None:

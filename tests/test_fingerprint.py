@@ -177,9 +177,14 @@ CAPTURED = {("digits", "check"), ("digits", "torchscript")}
             write("examples/digits/beside.py", "A = 2"),
         ),
         (
-            {"examples/blocks/__init__.py": "", "examples/blocks/one.py": "A = 1"},
+            {"examples/blocks/one.py": "A = 1"},
             "import sys\nsys.path.insert(0, 'examples')\nfrom blocks import one",
             write("examples/blocks/one.py", "A = 2"),
+        ),
+        (
+            {"examples/parts/__init__.py": "", "examples/parts/two.py": "A = 1"},
+            "import sys\nsys.path.insert(0, 'examples')\nimport parts.two",
+            write("examples/parts/two.py", "A = 2"),
         ),
         (
             {
@@ -190,7 +195,16 @@ CAPTURED = {("digits", "check"), ("digits", "torchscript")}
             replace("extra/many.py", "return 399", "return 0"),
         ),
     ],
-    ids=["not-type-checking", "star", "extension", "type-comment", "on-the-path", "package-on-the-path", "deep"],
+    ids=[
+        "not-type-checking",
+        "star",
+        "extension",
+        "type-comment",
+        "on-the-path",
+        "folder-on-the-path",
+        "package-on-the-path",
+        "deep",
+    ],
 )
 def test_what_is_easily_missed_in_a_models_source(project: Path, given: dict, statement: str, edit) -> None:
     for path, text in given.items():
@@ -239,16 +253,23 @@ def test_environment_variables_that_sources_name(project: Path, monkeypatch) -> 
     reads = (
         "import os\nfrom os import environ, getenv\n"
         "one = os.environ['ONE']\ntwo = environ.get('TWO', '')\nthree = getenv('THREE')\nfour = 'FOUR' in os.environ\n"
-        "token = os.environ.get('HF_TOKEN')\nos.environ['FIVE'] = '5'\n"
+        "token = os.environ.get('HF_TOKEN')\nos.environ['FIVE'] = '5'\nhome = os.environ['HOME'], os.getenv('LOCAL_RANK')\n"
+        "from os import environ as e, getenv as g\nother = e['SEVEN'], g(key='EIGHT')\nthis = os.environ\nthis['NINE']\n"
     )
     append("examples/digits/model.py", f"\n{reads}")(project)
     monkeypatch.setenv("ONE", "1")
     told = inputs(project)["digits", "torchscript"]["environment"]
     one = hashlib.sha256(b"1").hexdigest()
-    assert told == {"FOUR": None, "ONE": one, "THREE": None, "TWO": None}
-    for name in told:
+    unset = dict.fromkeys(["EIGHT", "FOUR", "HF_TOKEN", "NINE", "SEVEN", "THREE", "TWO"])
+    assert told == {**unset, "ONE": one}
+    for name in ("ONE", "FOUR", "NINE"):
         assert changed(project, lambda _, name=name: monkeypatch.setenv(name, "other")) == CAPTURED
-    assert changed(project, lambda _: monkeypatch.setenv("HF_TOKEN", "hf_secret_one")) == set()
+    assert changed(project, lambda _: monkeypatch.setenv("HF_TOKEN", "hf_secret_one")) == CAPTURED
+    assert inputs(project)["digits", "torchscript"]["environment"]["HF_TOKEN"] == "set"
+    assert changed(project, lambda _: monkeypatch.setenv("HF_TOKEN", "hf_secret_two")) == set()
+    assert changed(project, lambda _: monkeypatch.setenv("TWO", "https://me:hidden@host")) == CAPTURED
+    assert inputs(project)["digits", "torchscript"]["environment"]["TWO"] == "set"
+    assert changed(project, lambda _: monkeypatch.setenv("LOCAL_RANK", "1")) == set()
     assert changed(project, lambda _: monkeypatch.setenv("FIVE", "6")) == set()
     text = "import os\nfrom qntz import hookimpl\n@hookimpl\ndef qntz_graph_passes(opset, phase):\n    return [os.environ['SIX']]\n"
     write("plugins/z.py", text)(project)
@@ -274,10 +295,20 @@ def test_data_outside_of_the_project_has_one_name_wherever_the_checkout_lies(pro
 def test_an_argument_that_happens_to_be_the_folder_of_all(project: Path, text: str) -> None:
     replace("conf/model/digits.yaml", "width: 32", f"width: 32, separator: '{text}'")(project)
     assert inputs(project)["digits", "torchscript"]["model_files"] == {}
+    replace("conf/model/digits.yaml", "separator:", "path:")(project)
+    error = str(compose(project).errors["models", "digits"])
+    assert error == f"path: {text}: is the whole project, and changes with each run. Name a folder in it."
+
+
+def test_a_factorys_argument_that_is_build_where_that_is_a_link(project: Path, tmp_path_factory) -> None:
+    (project / "build").symlink_to(tmp_path_factory.mktemp("elsewhere"))
+    replace("conf/model/digits.yaml", "width: 32", "width: 32, cache: build")(project)
+    assert inputs(project)["digits", "torchscript"]["model_files"] == {}
 
 
 @pytest.mark.parametrize(
-    ("local", "shown"), [("cpu", "1.0"), ("cu130", "1.0"), ("rocm6.2", "1.0"), ("g1a2", "1.0+g1a2")]
+    ("local", "shown"),
+    [("cpu", "1.0"), ("cu130", "1.0"), ("rocm6.2", "1.0"), ("pt23cu121", "1.0"), ("g1a2", "1.0+g1a2")],
 )
 def test_of_a_version_what_device_it_is_for_is_left_out(
     project: Path, tmp_path: Path, monkeypatch, local, shown

@@ -30,6 +30,12 @@ def not_a_module() -> int:
     return 3
 
 
+def of_names(**layers: int) -> nn.Module:
+    module = nn.Identity()
+    module.names = list(layers)
+    return module
+
+
 def leaves() -> None:
     sys.exit(3)
 
@@ -78,6 +84,12 @@ def test_weights_of_four_formats(tmp_path: Path) -> None:
 )
 def test_a_class_that_cannot_be_had(tmp_path: Path, target: str, message: str) -> None:
     assert message in refused(tmp_path, factory={"_target_": target})
+
+
+def test_arguments_by_name_come_in_one_order(tmp_path: Path) -> None:
+    for names in (("relu", "conv"), ("conv", "relu")):
+        made = load_model({"_target_": f"{__name__}.of_names", **dict.fromkeys(names, 1)}, None, None, tmp_path)
+        assert made.names == ["conv", "relu"]
 
 
 def test_arguments_that_the_class_refuses(tmp_path: Path) -> None:

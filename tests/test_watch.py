@@ -83,7 +83,13 @@ def write(project: Path, path: str, text: str) -> None:
 def known(project: Path, *stages: str) -> str:
     """What such a stage says of a process that has imported nets/one.py of the project; "" where it goes on."""
     code = (
-        "import importlib, sys\nfrom pathlib import Path\nfrom qntz.watch import ArtifactError, require_known\n"
+        "import importlib, sys, tempfile, types\n"
+        "class Stub(types.ModuleType):\n"
+        "    def __getattr__(self, name): raise ImportError('install it')\n"
+        "sys.modules['stub'] = Stub('stub')\n"
+        "folder = tempfile.mkdtemp()\nopen(folder + '/compiled.py', 'w').close()\n"
+        "sys.path.append(folder)\nimport compiled\nsys.path.remove(folder)\n"
+        "from pathlib import Path\nfrom qntz.watch import ArtifactError, require_known\n"
         "importlib.import_module('nets.one')\n"
         "try: require_known(Path.cwd(), sys.argv[1:])\nexcept ArtifactError as error: print(error)"
     )
@@ -96,7 +102,7 @@ def test_what_was_imported_by_no_statement_is_refused(project: Path) -> None:
     compose(project)
     assert known(project, "torchscript@digits") == (
         "nets/one.py: was imported and is in no key, so that nobody would see it change: no import statement that "
-        "compose can follow leads to it. Import it by a statement, or name it in the model's "
+        "compose can follow leads to it. Import it by a statement from the root, or name it in the model's "
         "`extra_inputs: [nets/one.py]`."
     )
     assert known(project, "torchscript@other") == ""  # was not composed
@@ -113,6 +119,15 @@ def test_what_was_imported_by_no_statement_is_refused(project: Path) -> None:
     assert known(project, "torchscript@digits") == ""
     assert known(project, "export@digits", "torchscript@digits") == ""
     assert known(project, "export@digits").startswith("nets/one.py: was imported")
+    write(project, "nets/one.py", "import importlib\nimportlib.import_module('nets.' + 'two')\n")
+    write(project, "nets/two.py", "A = 1\n")
+    compose(project)
+    told = known(project, "export@digits")
+    assert told.startswith(
+        "nets/one.py: was imported and is in no key, so that nobody would see it change (as were 1 more)"
+    )
+    assert told.endswith("`extra_inputs: [nets]`.")
+    assert known(project, "torchscript@digits").startswith("nets/two.py: was imported")
 
 
 def test_what_python_and_editors_leave_behind_is_nothing(project: Path) -> None:

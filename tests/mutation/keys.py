@@ -32,8 +32,8 @@ BY_KEY = {
     "model.data.calibrate": ("calibrate",),
     "model.data.test": ("torchscript", "quantize", "verify"),
     "model.metric": ("quantize", "verify"),
-    # read by the model's and the data's code, whichever stage runs that, and by the plugins of examples/: export's
-    "model.extra_inputs": ("check", "torchscript", "export", "calibrate", "quantize", "verify"),
+    # read by the model's and the data's code, whichever stage runs that, and by the plugins of plugins/
+    "model.extra_inputs": ("check", "torchscript", "export", "simplify", "calibrate", "quantize", "verify"),
     "check": ("check",),
     # findings are those of the route that is asked for, after the rewrites that may apply
     "torchscript.method": ("check", "torchscript"),
