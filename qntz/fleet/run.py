@@ -22,6 +22,7 @@ from qntz.fleet.locked import put_in_order, recorded
 from qntz.fleet.outcome import Outcome
 from qntz.fleet.plan import Plan, errors_of, jobs, plan
 from qntz.fleet.table import Table, idle
+from qntz.fleet.warm import Start
 from qntz.fleet.workers import Worker
 from qntz.remotes import require_sound
 from qntz.repro.mend import mend, state_folder
@@ -90,8 +91,6 @@ class _Run:
         self.table = Table()
         self.signal = 0
         self.errors: dict[str, QntzError] = {}
-        self._context = workers.context()
-        self._alive, self._ours = self._context.Pipe(duplex=False)
 
     def run(self) -> int:
         force = any(one in ("-f", "--force") for one in self.asked.options)
@@ -101,6 +100,9 @@ class _Run:
         if not to_do and not self._must_compose(composition):
             self._say_idle(found)
             return 0
+        self._begin = Start.now()
+        self._context = workers.context(self._begin)
+        self._alive, self._ours = self._context.Pipe(duplex=False)
         before = {lock: recorded(self.root / lock) for lock in pipelines.locks(self.root)}
         shutil.rmtree(self.logs, ignore_errors=True)
         self.logs.mkdir(parents=True)
@@ -170,7 +172,7 @@ class _Run:
         name = re.sub(r"[^@\w.-]", "-", job.stages[0])  # that of a stage of the user's own has a path in it
         log = self.logs / f"{number:04}-{name}.log"
         held = (self._alive, self.held)
-        return Worker(self._context, self.root, targets, options, self.patience.left > 0, log, held, env)
+        return Worker(self._context, self.root, targets, options, self.patience.left > 0, log, held, env, self._begin)
 
     def _go(self, found: Plan, todo: Sequence[Job], cards: Sequence[str]) -> None:
         """Runs the jobs, as many at the same time as may be; a job that fails keeps those that need it from running."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qntz.fleet.warm import Start, start_warm
 from qntz.repro.run import HANDED_ON, environment
 
 RAN, RESTORED, UNCHANGED = "ran", "restored", "unchanged"
@@ -31,17 +32,18 @@ BUSY = "is busy, it is being blocked by"  # DVC's words for what another one rea
 PRELOADED = ("dvc.cli", "dvc.commands.repro", "dvc.repo.reproduce", "dvc.stage.run", "dvc.stage.cache", "dvc.output")
 
 
-def context() -> Any:
-    """What starts the processes; DVC is imported once, in the process that they are forked from."""
+def context(start: Start) -> Any:
+    """What starts the processes; DVC, and what stages import, is imported once, in the process that they come from."""
     import multiprocessing
     from multiprocessing import forkserver
 
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["qntz.fleet.workers", *PRELOADED])
+    found.set_forkserver_preload(["qntz.fleet.workers", *PRELOADED, "qntz.fleet.loaded"])
     # what ends the run is for its workers, each by itself: the process that they come from outlives them
     kept = {number: signal.signal(number, signal.SIG_IGN) for number in HANDED_ON}
     try:
-        forkserver.ensure_running()
+        with start.environ():
+            forkserver.ensure_running()
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
@@ -55,7 +57,8 @@ class Worker:
         context: that of `context()`. targets: as DVC names the stages. options: further ones of `dvc repro`. waits: for
             another DVC that writes, rather than to be refused.
         log: the file for what it says. held: a pipe that ends with this process, and the workspace's lock, which it
-            holds too: where this process is killed, it ends its stages first. env: set in it.
+            holds too: where this process is killed, it ends its stages first. env: set in it. start: how the process
+            was started that it is forked from.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Worker:
         log: Path,
         held: tuple[Any, int],
         env: dict[str, str],
+        start: Start,
     ):
         from multiprocessing.reduction import DupFd
 
@@ -84,6 +88,7 @@ class Worker:
             DupFd(turn),
             telling,
             {**environment(), **env},
+            start,
         )
         self.process = context.Process(target=_dvc, args=arguments, daemon=False)
         self.process.start()
@@ -163,6 +168,7 @@ def _dvc(
     turn: Any,
     telling: Any,
     env: dict[str, str],
+    start: Start,
 ) -> None:
     """The life of a worker's process."""
     os.setsid()
@@ -177,6 +183,7 @@ def _dvc(
     from qntz.repro.ending import below, end_at_the_end_of
     from qntz.repro.observed import keep_to_this_process
 
+    start_warm(start)
     keep_to_this_process(alive.fileno(), turn.detach(), telling.fileno())
     end_at_the_end_of(alive.fileno())
 

@@ -42,10 +42,11 @@ class _Watch(logging.Handler):
 
 def keep_to_this_process(*files: int) -> None:
     """DVC's daemons, which send reports and look for updates, outlive the run: they are to hold nothing of it."""
+    held = [*files]
 
-    def close() -> None:
-        for file in files:
-            os.close(file)
+    def close() -> None:  # once: what this child forks may have given the numbers to files of its own
+        while held:
+            os.close(held.pop())
 
     for file in files:
         os.set_inheritable(file, False)

@@ -25,11 +25,13 @@ def lock(project: Project, path: str = "dvc.lock") -> dict[str, dict]:
 
 
 def inside(project: Project) -> list[str]:
-    """What runs in a project's folder."""
+    """What runs in a project's folder; a stage that started warm by its command, as far as its name tells it."""
     found = []
-    for process in psutil.process_iter(["cwd", "cmdline"]):
+    for process in psutil.process_iter(["cwd", "cmdline", "name"]):
         if process.info["cwd"] == str(project.path) and process.status() != psutil.STATUS_ZOMBIE:
-            found.append(" ".join(process.info["cmdline"] or []))
+            stage, _, entry = process.info["name"].partition("@")
+            command = f"python -m stages.{stage} {entry}" if entry else " ".join(process.info["cmdline"] or [])
+            found.append(command)
     return found
 
 
