@@ -83,8 +83,13 @@ def entry(
         raise UsageError(error.what, where=place, why=error.why, do=error.do) from error
     saved = next((key for key in HOLDS if key in found), None)
     trusted = _trusted(root / found[saved]) if saved else ""
-    notes = (_to_trust(saved, found[saved], name),) if saved else ()
+    notes = (_to_trust(saved, found[saved], name),) if saved else () if weights else (_to_train(name),)
     return Entry(name, _conf(model, found, trusted), _params(name), _deps(found), notes)
+
+
+def _to_train(name: str) -> str:
+    why = "without weights it is built as the class draws them, and what an untrained net decides by little"
+    return f"{why} may not agree in a lower precision: name its state dict in conf/model/{name}.yaml, `weights:`."
 
 
 def _trusted(path: Path) -> str:

@@ -72,6 +72,12 @@ def test_an_empty_folder_becomes_a_project_of_this_repositorys_own_files(root: P
     assert not (mine / "stages/export.py").exists()
 
 
+@pytest.mark.parametrize(("given", "told"), [((), True), (WEIGHTS, False)], ids=["drawn", "trained"])
+def test_a_model_without_weights_is_told_to_be_untrained(theirs: Path, capsys, given, told: bool) -> None:
+    assert main(["init", *WITH_MODEL, *given]) == 0
+    assert ("may not agree in a lower precision" in capsys.readouterr().out) == told
+
+
 def test_a_repository_keeps_all_that_it_has(without_dvc: Path, capsys) -> None:
     theirs = without_dvc
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=theirs, capture_output=True, check=True).stdout
