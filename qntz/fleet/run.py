@@ -172,7 +172,13 @@ class _Run:
         name = re.sub(r"[^@\w.-]", "-", job.stages[0])  # that of a stage of the user's own has a path in it
         log = self.logs / f"{number:04}-{name}.log"
         held = (self._alive, self.held)
-        return Worker(self._context, self.root, targets, options, self.patience.left > 0, log, held, env, self._begin)
+        given = (self.root, targets, options, self.patience.left > 0, log, held, env, self._begin)
+        try:
+            return Worker(self._context, *given)
+        except (EOFError, ConnectionError):  # a library that ends the process which loads it
+            self.say("what the stages import cannot be loaded beforehand: each loads it by itself")
+            self._context = workers.context(self._begin, warm=False)
+            return Worker(self._context, *given)
 
     def _go(self, found: Plan, todo: Sequence[Job], cards: Sequence[str]) -> None:
         """Runs the jobs, as many at the same time as may be; a job that fails keeps those that need it from running."""

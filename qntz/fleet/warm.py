@@ -3,9 +3,10 @@
 Most of what a small stage takes is the import of torch and its like, which is the same each time. A worker of
 `qntz repro -j` comes from a process that has them, so its stages are forked from it, in place of being started anew. A
 stage has nothing else of it: the project's and qntz's own modules are imported anew, from where `python -m` finds them,
-and open files, handlers of signals and streams are those of a process of its own. Where anything is otherwise than it
-would be in one (another environment, packages that changed meanwhile, a file of the project in a library's place, a
-command that is no stage's), the command is run as DVC runs it.
+and open files, handlers of signals, streams and what multiprocessing knows are those of a process of its own. Its hash
+seed is 0, which decides nothing (`make reproduce` builds with others). Where anything else is otherwise than it would
+be in one (another environment, packages that changed meanwhile, libraries that are no installed ones, a file of the
+project in a library's place, a command that is no stage's), the command is run as DVC runs it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import contextlib
 import gc
 import importlib
 import io
+import itertools
+import json
+import logging
 import os
 import re
 import runpy
@@ -29,42 +33,43 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from qntz.config import NAME
 from qntz.parent import call_process, end_with
 from qntz.repro.run import HANDED_ON, environment
 from qntz.watch import OWN, distributions_in, is_installed
 
+HERE = sys.platform == "linux"  # elsewhere a process with threads of the system's own is none to be forked
 SET = {"PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "passive"}  # with which the stages that capture and export start over
-_STAGE = re.compile(r"python -m (stages\.\w+) (\S+)")
-_SHELLS = ("sh", "bash", "dash", "zsh", "fish", "ksh")  # which only start it; another one may do more
+START_OVER = ("stages.torchscript", "stages.export")
+_STAGE = re.compile(rf"python -m (stages\.\w+) ({NAME.pattern})")
+_SHELLS = ("sh", "dash", "bash")  # which only start it; another one may do more
+_READ_BY_SHELLS = ("BASH_ENV", "BASH_FUNC_")  # what they do first
 _GIVEN = ("DVC_", "CUDA_VISIBLE_DEVICES")  # set for each stage, and read by no library while it is imported
+_FACTS = "import json, sys; print(json.dumps([sys.path[1:], list(sys.flags)]))"
 
 
 @dataclass(frozen=True)
 class Start:
-    """How the process was started that has the libraries.
+    """How the process is started that has the libraries.
 
     Attributes:
-        variables: its environment. path: where `python -m` looks, after the working directory. installed: the
-            distributions in there, as they were before.
+        variables: its environment. path: where `python -m` looks, after the working directory. flags: Python's, in such
+            a process. installed: the distributions in there, as they were before.
     """
 
     variables: Mapping[str, str]
     path: tuple[str, ...]
+    flags: tuple[int, ...]
     installed: tuple[tuple[str, ...], ...]
 
     @classmethod
     def now(cls) -> Start:
         """As it would be started now."""
         variables = {**environment(), **SET}
-        told = subprocess.run(
-            [sys.executable, "-c", "import sys; print(*sys.path[1:], sep='\\0', end='')"],
-            env=variables,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        path = tuple(told.stdout.split("\0"))
-        return cls(variables, path, _installed(path))
+        asked = [sys.executable, "-c", _FACTS]
+        told = subprocess.run(asked, env=variables, capture_output=True, text=True, check=True).stdout
+        path, flags = json.loads(told.splitlines()[-1])
+        return cls(variables, tuple(path), tuple(flags), _installed(path))
 
     @contextlib.contextmanager
     def environ(self) -> Iterator[None]:
@@ -78,13 +83,20 @@ class Start:
             os.environ.update(kept)
 
     def is_fit(self, executable: str, variables: Mapping[str, str], folder: str) -> bool:
-        """Whether a stage may start warm: in a folder, with an environment, by a shell."""
-        if sys.platform != "linux" or os.path.basename(executable) not in _SHELLS:
+        """Whether a stage may start warm here: in a folder, with an environment, by a shell."""
+        if not HERE or os.path.basename(executable) not in _SHELLS:
+            return False
+        if any(name.startswith(_READ_BY_SHELLS) for name in variables) or tuple(sys.flags) != self.flags:
             return False
         if _plain({**variables, **SET}) != _plain(self.variables) or _installed(self.path) != self.installed:
             return False
+        if any(not is_installed(file) for name, file in _loaded() if name.partition(".")[0] not in _REPLACED):
+            return False
         loaded = {one.partition(".")[0] for one in sys.modules} - {*OWN}
         return not any(_module_of(entry) in loaded for entry in os.scandir(folder))
+
+
+_REPLACED = (*OWN, "__main__", "__mp_main__")  # modules that a stage has anew
 
 
 def _plain(variables: Mapping[str, str]) -> dict[str, str]:
@@ -93,6 +105,12 @@ def _plain(variables: Mapping[str, str]) -> dict[str, str]:
 
 def _installed(path: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(distributions_in(one)) for one in path)
+
+
+def _loaded() -> list[tuple[str, str]]:
+    """The modules of this process that come from files, and these."""
+    files = ((name, vars(one).get("__file__")) for name, one in list(sys.modules.items()) if hasattr(one, "__dict__"))
+    return [(name, file) for name, file in files if isinstance(file, str) and os.path.isabs(file)]
 
 
 def _module_of(entry: os.DirEntry[str]) -> str:
@@ -114,29 +132,39 @@ def start_warm(start: Start) -> None:
         if stage is None or not start.is_fit(executable, options["env"], options["cwd"]):
             cold(executable, cmd, **options)
             return
-        sys.stdout.flush()
-        sys.stderr.flush()
-        process = os.fork()
-        if process == 0:
-            _be(stage[1], stage[2], start, options["cwd"], {**options["env"], **SET})
-        kept = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as DVC does: the stage hears it as well
-        try:
-            code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        finally:
-            signal.signal(signal.SIGINT, kept)
+        code = _forked(stage[1], stage[2], start, options["cwd"], options["env"])
         if code:
             raise StageCmdFailedError(cmd, code if code > 0 else 128 - code)  # as shells tell a signal
 
     of_dvc._run = run
 
 
-def _be(module: str, name: str, start: Start, folder: str, variables: Mapping[str, str]) -> NoReturn:
+def _forked(module: str, name: str, start: Start, folder: str, variables: Mapping[str, str]) -> int:
+    """The exit code of a stage that starts warm; below zero for a signal."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)  # until each has handlers of its own
+    process = os.fork()
+    if process == 0:
+        _be(module, name, start, folder, variables, before)
+    kept = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as DVC does: the stage hears it as well
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    finally:
+        signal.signal(signal.SIGINT, kept)
+
+
+def _be(
+    module: str, name: str, start: Start, folder: str, variables: Mapping[str, str], mask: set[signal.Signals]
+) -> NoReturn:
     """This process, just forked, is `python -m MODULE NAME` in a folder, and ends as that does."""
     code = 1
     try:
         end_with()  # as a stage does itself, a moment later
         call_process(f"{module.partition('.')[2]}@{name}")
-        _begin_anew(start, folder, variables)
+        _begin_anew(start, folder, {**variables, **(SET if module in START_OVER else {})})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         sys.argv = [module, name]
         code = _exit_code_of(module)
         threading._shutdown()  # type: ignore[attr-defined]  # waits for its threads, as the end of a program does
@@ -159,9 +187,9 @@ def _exit_code_of(module: str) -> int:
             return (error.code or 0) & 0xFF
         print(error.code, file=sys.stderr)
         return 1
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
-        return 1
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
 
@@ -170,9 +198,8 @@ def _begin_anew(start: Start, folder: str, variables: Mapping[str, str]) -> None
     for number in HANDED_ON:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     gc.freeze()  # what is there stays as it is, for good
-    atexit._clear()
-    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
-    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    _end_anew()
+    _multiprocess_anew()
     # their numbers stay taken: what holds one may still close it
     null = os.open(os.devnull, os.O_RDWR)
     for number in map(int, os.listdir("/proc/self/fd")):
@@ -185,13 +212,38 @@ def _begin_anew(start: Start, folder: str, variables: Mapping[str, str]) -> None
     os.environ.update({**variables, "PWD": folder})  # which the shell sets
     time.tzset()
     os.chdir(folder)
-    for one, loaded in list(sys.modules.items()):
-        file = getattr(loaded, "__file__", None)
-        is_own = one.partition(".")[0] in OWN
-        if is_own or (isinstance(file, str) and os.path.isabs(file) and not is_installed(file)):
-            del sys.modules[one]
+    for one in [name for name in sys.modules if name.partition(".")[0] in _REPLACED]:
+        del sys.modules[one]
     sys.path[:] = [folder, *start.path]
     importlib.invalidate_caches()
+    if "numpy.random" in sys.modules:  # else all stages of a run would draw the same
+        sys.modules["numpy.random"].seed()
+
+
+def _end_anew() -> None:
+    """What is to be done at the end is what the libraries have to do, and not what DVC has."""
+    from multiprocessing import util
+
+    atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    util._finalizer_registry.clear()  # type: ignore[attr-defined]
+    atexit.register(logging.shutdown)
+    atexit.register(util._exit_function)  # type: ignore[attr-defined]
+
+
+def _multiprocess_anew() -> None:
+    """multiprocessing knows that this is a child, and how it was started."""
+    from multiprocessing import context, forkserver, process, resource_tracker
+
+    context._default_context._actual_context = None  # type: ignore[attr-defined]
+    process._parent_process = None  # type: ignore[attr-defined]
+    main = next(one for one in process.BaseProcess.__subclasses__() if one.__name__ == "_MainProcess")
+    process._current_process = main()  # type: ignore[attr-defined]
+    process._children = set()  # type: ignore[attr-defined]
+    process._process_counter = itertools.count(1)  # type: ignore[attr-defined]
+    resource_tracker._resource_tracker.__init__()  # type: ignore[misc]
+    forkserver._forkserver.__init__()  # type: ignore[misc, attr-defined]
 
 
 def _opened(number: int, before: io.TextIOWrapper, unbuffered: bool) -> io.TextIOWrapper:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qntz.fleet.warm import Start, start_warm
+from qntz.fleet.warm import HERE, Start, start_warm
 from qntz.repro.run import HANDED_ON, environment
 
 RAN, RESTORED, UNCHANGED = "ran", "restored", "unchanged"
@@ -32,13 +32,14 @@ BUSY = "is busy, it is being blocked by"  # DVC's words for what another one rea
 PRELOADED = ("dvc.cli", "dvc.commands.repro", "dvc.repo.reproduce", "dvc.stage.run", "dvc.stage.cache", "dvc.output")
 
 
-def context(start: Start) -> Any:
-    """What starts the processes; DVC, and what stages import, is imported once, in the process that they come from."""
+def context(start: Start, warm: bool = HERE) -> Any:
+    """What starts the processes; DVC is imported once, in the process that they come from, and what stages import where
+    they are to start `warm`."""
     import multiprocessing
     from multiprocessing import forkserver
 
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["qntz.fleet.workers", *PRELOADED, "qntz.fleet.loaded"])
+    found.set_forkserver_preload(["qntz.fleet.workers", *PRELOADED, *(["qntz.fleet.loaded"] if warm else [])])
     # what ends the run is for its workers, each by itself: the process that they come from outlives them
     kept = {number: signal.signal(number, signal.SIG_IGN) for number in HANDED_ON}
     try:
