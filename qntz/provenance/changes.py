@@ -127,7 +127,7 @@ def _tool(root: Path, key: str, name: str, old: Any, new: Any) -> Change:
 
 
 def _variable(root: Path, key: str, name: str, old: Any, new: Any) -> Change:
-    how = "is read now" if old is None else "is read or set no more" if new is None else "changed"
+    how = "has a value now" if old is None else "has no value any more" if new is None else "changed"
     return Change(f"{key}.{name}", f"the environment variable {name} {how}", old, new)
 
 

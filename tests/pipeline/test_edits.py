@@ -124,7 +124,7 @@ def test_a_module_that_no_statement_names(project: Project) -> None:
         model.write_text(f"import importlib\n{text}\nWIDTH = importlib.import_module('worked' + '_out').WIDTH\n")
         done = project.dvc("repro", "torchscript@digits")
         assert done.returncode != 0
-        assert "error: torchscript digits: worked_out.py: was imported and is in no key" in done.stderr
+        assert "error: check digits: worked_out.py: was imported and is in no key" in done.stderr
         conf.write_text(f"{told}extra_inputs: [worked_out.py]\n")
         assert "torchscript@digits" in project.repro("torchscript@digits")
         module.write_text("WIDTH = 2\n")
@@ -143,8 +143,9 @@ def test_an_environment_variable_that_the_model_reads(project: Project) -> None:
         model.write_text(f"{text}\nimport os\nSCALE = float(os.environ.get('SCALE', '1'))\n")
         assert project.repro() == of(("digits",), "check", "torchscript")
         told = project.qntz("status", SCALE="7")
-        assert told.returncode == 1
-        assert "torchscript@digits will run: the environment variable SCALE is read or set" in told.stdout, told.stdout
+        assert told.returncode == 3
+        assert "check@digits and torchscript@digits will run:" in told.stdout, told.stdout
+        assert "the environment variable SCALE has a value now" in told.stdout, told.stdout
     finally:
         model.write_text(text)
     project.repro()
