@@ -63,6 +63,7 @@ def main() -> int:
     from qntz.errors import QntzError
     from qntz.repro.ending import end_at_the_end_of
     from qntz.repro.mend import mend
+    from qntz.repro.run_cache import fetch_by_stage
 
     keep_to_this_process(busy, alive, turn)
     end_at_the_end_of(alive)
@@ -73,6 +74,7 @@ def main() -> int:
         print(f"error: repro: {error}", file=sys.stderr)
         return error.exit_code
     logging.getLogger("dvc").addHandler(_Watch(busy))
+    fetch_by_stage()
     sys.argv = command  # DVC names itself by it in its list of who reads and writes what
     return int(dvc(command[1:]) or 0)
 
