@@ -637,6 +637,10 @@ class Config:
 
 MODEL_STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "report")
 ENGINE_STAGES = ("quantize", "engine", "verify")
+# torch.jit.script orders what it writes by Python's hashes: a fixed seed, the same everywhere; and threads that do not
+# spin while they wait, as their number is not this machine's (`qntz.eager.fix_threads`)
+CAPTURING = ("torchscript", "export")  # the stages that run with these variables
+VARIABLES = {"PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "passive"}
 STAGES = ("check", "torchscript", "export", "simplify", "calibrate", "quantize", "engine", "verify", "report")
 
 _SHAPES = ("model.inputs", "model.dims")

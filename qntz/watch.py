@@ -16,7 +16,6 @@ import sysconfig
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from qntz.artifacts import BUILD
@@ -128,12 +127,7 @@ def require_known(root: Path, stages: Sequence[str], before: Collection[str] = (
     files = {os.path.realpath(path) for kind, path, _ in watched if kind == "file"}
     folders = tuple(os.path.realpath(path) + os.sep for kind, path, _ in watched if kind == "folder")
     unknown = []
-    for name, module in sorted(sys.modules.items()):
-        file = (
-            vars(module).get("__file__") if isinstance(module, ModuleType) else None
-        )  # asks no __getattr__ of a module's
-        if not isinstance(file, str) or not os.path.isabs(file):  # torch's modules that are objects name none
-            continue
+    for name, file in sorted(modules_of_files()):
         if name in before or name.partition(".")[0] in OWN or is_installed(file) or _is_made(file, root):
             continue
         real = os.path.realpath(file)
@@ -151,12 +145,22 @@ def require_known(root: Path, stages: Sequence[str], before: Collection[str] = (
         )
 
 
+def modules_of_files() -> list[tuple[str, str]]:
+    """The modules of this process that come from files, and these. It asks no __getattr__ of a module's."""
+    files = ((name, vars(one).get("__file__")) for name, one in list(sys.modules.items()) if hasattr(one, "__dict__"))
+    return [(name, file) for name, file in files if isinstance(file, str) and os.path.isabs(file)]
+
+
 def _is_made(file: str, root: Path) -> bool:
     """Whether a module lies where torch compiles what it makes of others, or among temporary files."""
     if Path(file).is_relative_to(root):
         return False
     caches = [os.environ.get(name) for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR")]
-    folders = [*filter(None, caches), tempfile.gettempdir(), os.path.expanduser("~/.cache")]
+    folders = [
+        *filter(None, caches),
+        tempfile.gettempdir(),
+        os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"),
+    ]
     return any(Path(file).is_relative_to(folder) for folder in folders)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from qntz.artifacts import EnginePaths, ModelPaths, composed_path, require_inside
-from qntz.config import ENGINE_STAGES, NAME, granted
+from qntz.config import CAPTURING, ENGINE_STAGES, NAME, VARIABLES, granted
 from qntz.errors import ArtifactError, ConfigError, PluginError, QntzError, UsageError, one_line
 from qntz.redact import redacted
 from qntz.watch import require_known, require_unchanged
@@ -164,8 +164,6 @@ def job_of(stage: str, name: str) -> Job:
 
 
 def _fix_environment(stage: str) -> None:
-    """torch.jit.script orders what it writes by Python's hashes: start over with a fixed seed, the same everywhere; and
-    with threads that do not spin while they wait, as their number is not this machine's (`qntz.eager.fix_threads`)."""
-    wanted = {"PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "passive"}
-    if stage in ("torchscript", "export") and wanted.items() - os.environ.items():
-        os.execve(sys.executable, [sys.executable, "-m", f"stages.{stage}", *sys.argv[1:]], {**os.environ, **wanted})
+    """Starts over, where the stage is one that captures and lacks the variables for it."""
+    if stage in CAPTURING and VARIABLES.items() - os.environ.items():
+        os.execve(sys.executable, [sys.executable, "-m", f"stages.{stage}", *sys.argv[1:]], {**os.environ, **VARIABLES})

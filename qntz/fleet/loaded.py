@@ -6,11 +6,11 @@ Not onnxruntime, which starts a thread and opens a database as soon as it is imp
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import os
 
+FAILED: list[str] = []
 LIBRARIES = ("numpy", "torch", "onnx", "safetensors.torch", "yaml", "rich.console", "rich.table")
 
 
@@ -21,8 +21,10 @@ def _load() -> None:
         os.dup2(null, number)
     try:
         for name in LIBRARIES:
-            with contextlib.suppress(Exception, SystemExit):
+            try:
                 importlib.import_module(name)
+            except (Exception, SystemExit):  # which the stage that needs it tells
+                FAILED.append(name)
     finally:
         for number, one in enumerate(kept, start=1):
             os.dup2(one, number)

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib
+import inspect
 import io
 import itertools
 import json
@@ -31,18 +33,17 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
-from qntz.config import NAME
+from qntz.config import CAPTURING, NAME, VARIABLES
 from qntz.parent import call_process, end_with
 from qntz.repro.run import HANDED_ON, environment
-from qntz.watch import OWN, distributions_in, is_installed
+from qntz.watch import OWN, distributions_in, is_installed, modules_of_files
 
 HERE = sys.platform == "linux"  # elsewhere a process with threads of the system's own is none to be forked
-SET = {"PYTHONHASHSEED": "0", "OMP_WAIT_POLICY": "passive"}  # with which the stages that capture and export start over
-START_OVER = ("stages.torchscript", "stages.export")
 _STAGE = re.compile(rf"python -m (stages\.\w+) ({NAME.pattern})")
-_SHELLS = ("sh", "dash", "bash")  # which only start it; another one may do more
+_SHELLS = {f"{at}/{name}" for at in ("/bin", "/usr/bin") for name in ("sh", "dash", "bash")}  # another may do more
 _READ_BY_SHELLS = ("BASH_ENV", "BASH_FUNC_")  # what they do first
 _GIVEN = ("DVC_", "CUDA_VISIBLE_DEVICES")  # set for each stage, and read by no library while it is imported
 _FACTS = "import json, sys; print(json.dumps([sys.path[1:], list(sys.flags)]))"
@@ -54,18 +55,19 @@ class Start:
 
     Attributes:
         variables: its environment. path: where `python -m` looks, after the working directory. flags: Python's, in such
-            a process. installed: the distributions in there, as they were before.
+            a process. installed: the distributions in there, as they were before. warm: whether there is one at all.
     """
 
     variables: Mapping[str, str]
     path: tuple[str, ...]
     flags: tuple[int, ...]
     installed: tuple[tuple[str, ...], ...]
+    warm: bool = HERE
 
     @classmethod
     def now(cls) -> Start:
         """As it would be started now."""
-        variables = {**environment(), **SET}
+        variables = {**environment(), **VARIABLES}
         asked = [sys.executable, "-c", _FACTS]
         told = subprocess.run(asked, env=variables, capture_output=True, text=True, check=True).stdout
         path, flags = json.loads(told.splitlines()[-1])
@@ -84,19 +86,25 @@ class Start:
 
     def is_fit(self, executable: str, variables: Mapping[str, str], folder: str) -> bool:
         """Whether a stage may start warm here: in a folder, with an environment, by a shell."""
-        if not HERE or os.path.basename(executable) not in _SHELLS:
+        if os.path.realpath(executable) not in _SHELLS or not _all_loaded():
             return False
         if any(name.startswith(_READ_BY_SHELLS) for name in variables) or tuple(sys.flags) != self.flags:
             return False
-        if _plain({**variables, **SET}) != _plain(self.variables) or _installed(self.path) != self.installed:
+        if _plain({**variables, **VARIABLES}) != _plain(self.variables) or _installed(self.path) != self.installed:
             return False
-        if any(not is_installed(file) for name, file in _loaded() if name.partition(".")[0] not in _REPLACED):
+        if any(not is_installed(file) for name, file in modules_of_files() if name.partition(".")[0] not in _REPLACED):
             return False
         loaded = {one.partition(".")[0] for one in sys.modules} - {*OWN}
         return not any(_module_of(entry) in loaded for entry in os.scandir(folder))
 
 
 _REPLACED = (*OWN, "__main__", "__mp_main__")  # modules that a stage has anew
+
+
+def _all_loaded() -> bool:
+    """Whether there is all that was to be loaded here: a part that failed may fail otherwise a second time."""
+    module = sys.modules.get("qntz.fleet.loaded")
+    return module is not None and not module.FAILED
 
 
 def _plain(variables: Mapping[str, str]) -> dict[str, str]:
@@ -107,12 +115,6 @@ def _installed(path: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(distributions_in(one)) for one in path)
 
 
-def _loaded() -> list[tuple[str, str]]:
-    """The modules of this process that come from files, and these."""
-    files = ((name, vars(one).get("__file__")) for name, one in list(sys.modules.items()) if hasattr(one, "__dict__"))
-    return [(name, file) for name, file in files if isinstance(file, str) and os.path.isabs(file)]
-
-
 def _module_of(entry: os.DirEntry[str]) -> str:
     """The module that a file or folder is; "" where it is none."""
     if entry.name.endswith(".py"):
@@ -121,15 +123,19 @@ def _module_of(entry: os.DirEntry[str]) -> str:
 
 
 def start_warm(start: Start) -> None:
-    """DVC in this process forks the stages that it runs, where they may start warm."""
+    """DVC in this process forks the stages that it runs, where they may start warm. One that starts them otherwise than
+    is known here does so."""
     import dvc.stage.run as of_dvc
     from dvc.stage.exceptions import StageCmdFailedError
 
-    cold: Callable[..., None] = of_dvc._run
+    cold: Callable[..., None] = getattr(of_dvc, "_run", None)  # type: ignore[assignment]
+    if _Main is None or cold is None or [*inspect.signature(cold).parameters] != ["executable", "cmd", "kwargs"]:
+        return
 
     def run(executable: str, cmd: str, **options: Any) -> None:
         stage = _STAGE.fullmatch(cmd)
-        if stage is None or not start.is_fit(executable, options["env"], options["cwd"]):
+        fit = stage is not None and {"env", "cwd"} <= options.keys()
+        if stage is None or not fit or not start.is_fit(executable, options["env"], options["cwd"]):
             cold(executable, cmd, **options)
             return
         code = _forked(stage[1], stage[2], start, options["cwd"], options["env"])
@@ -163,7 +169,7 @@ def _be(
     try:
         end_with()  # as a stage does itself, a moment later
         call_process(f"{module.partition('.')[2]}@{name}")
-        _begin_anew(start, folder, {**variables, **(SET if module in START_OVER else {})})
+        _begin_anew(start, folder, {**variables, **(VARIABLES if module.partition(".")[2] in CAPTURING else {})})
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         sys.argv = [module, name]
         code = _exit_code_of(module)
@@ -176,6 +182,7 @@ def _be(
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
+            ctypes.CDLL(None).fflush(None)  # what libraries in C have printed
         os._exit(code)
 
 
@@ -221,7 +228,8 @@ def _begin_anew(start: Start, folder: str, variables: Mapping[str, str]) -> None
 
 
 def _end_anew() -> None:
-    """What is to be done at the end is what the libraries have to do, and not what DVC has."""
+    """At the end nothing is done that DVC has registered, nor what libraries did as they were loaded, which cannot be
+    told from it; what a stage registers itself, and what multiprocessing and logging have to do, is."""
     from multiprocessing import util
 
     atexit._clear()
@@ -232,14 +240,17 @@ def _end_anew() -> None:
     atexit.register(util._exit_function)  # type: ignore[attr-defined]
 
 
+# taken while something holds it: Python's own module lets go of its name
+_Main = next((one for one in BaseProcess.__subclasses__() if one.__name__ == "_MainProcess"), None)
+
+
 def _multiprocess_anew() -> None:
     """multiprocessing knows that this is a child, and how it was started."""
     from multiprocessing import context, forkserver, process, resource_tracker
 
     context._default_context._actual_context = None  # type: ignore[attr-defined]
     process._parent_process = None  # type: ignore[attr-defined]
-    main = next(one for one in process.BaseProcess.__subclasses__() if one.__name__ == "_MainProcess")
-    process._current_process = main()  # type: ignore[attr-defined]
+    process._current_process = _Main()
     process._children = set()  # type: ignore[attr-defined]
     process._process_counter = itertools.count(1)  # type: ignore[attr-defined]
     resource_tracker._resource_tracker.__init__()  # type: ignore[misc]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qntz.fleet.warm import HERE, Start, start_warm
+from qntz.fleet.warm import Start, start_warm
 from qntz.repro.run import HANDED_ON, environment
 
 RAN, RESTORED, UNCHANGED = "ran", "restored", "unchanged"
@@ -32,15 +32,16 @@ BUSY = "is busy, it is being blocked by"  # DVC's words for what another one rea
 PRELOADED = ("dvc.cli", "dvc.commands.repro", "dvc.repo.reproduce", "dvc.stage.run", "dvc.stage.cache", "dvc.output")
 
 
-def context(start: Start, warm: bool = HERE) -> Any:
+def context(start: Start) -> Any:
     """What starts the processes; DVC is imported once, in the process that they come from, and what stages import where
-    they are to start `warm`."""
+    they are to start warm."""
     import multiprocessing
     from multiprocessing import forkserver
 
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["qntz.fleet.workers", *PRELOADED, *(["qntz.fleet.loaded"] if warm else [])])
+    found.set_forkserver_preload(["qntz.fleet.workers", *PRELOADED, *(["qntz.fleet.loaded"] if start.warm else [])])
     # what ends the run is for its workers, each by itself: the process that they come from outlives them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)  # one that comes now is told afterwards
     kept = {number: signal.signal(number, signal.SIG_IGN) for number in HANDED_ON}
     try:
         with start.environ():
@@ -48,6 +49,7 @@ def context(start: Start, warm: bool = HERE) -> Any:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return found
 
 
@@ -55,11 +57,10 @@ class Worker:
     """One DVC at work on some stages.
 
     Args:
-        context: that of `context()`. targets: as DVC names the stages. options: further ones of `dvc repro`. waits: for
-            another DVC that writes, rather than to be refused.
-        log: the file for what it says. held: a pipe that ends with this process, and the workspace's lock, which it
-            holds too: where this process is killed, it ends its stages first. env: set in it. start: how the process
-            was started that it is forked from.
+        context: that of `context()`. targets: as DVC names the stages. options: further ones of `dvc repro`. log: the
+            file for what it says. held: a pipe that ends with this process, and the workspace's lock, which it holds
+            too: where this process is killed, it ends its stages first. env: set in it. start: how the process was
+            started that it is forked from.
     """
 
     def __init__(
@@ -68,7 +69,6 @@ class Worker:
         root: Path,
         targets: Sequence[str],
         options: Sequence[str],
-        waits: bool,
         log: Path,
         held: tuple[Any, int],
         env: dict[str, str],
@@ -83,7 +83,6 @@ class Worker:
             str(root),
             list(targets),
             list(options),
-            waits,
             str(log),
             alive,
             DupFd(turn),
@@ -119,6 +118,8 @@ class Worker:
 
     def is_there(self) -> bool:
         """Whether it, or something that it started, still runs."""
+        if self.process.exitcode is None:
+            return True
         try:
             os.killpg(self.process.pid, 0)
         except ProcessLookupError:
@@ -127,10 +128,16 @@ class Worker:
             return True
         return True
 
-    def send(self, number: int) -> None:
-        """Sends a signal to it and to all that it started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+    def send(self, number: int) -> bool:
+        """Sends a signal to it and to all that it started; returns whether it was there to be told: one that has just
+        been started comes to its session a moment later."""
+        try:
             os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            return self.process.exitcode is not None
+        except PermissionError:
+            return True
+        return True
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,6 @@ def _dvc(
     root: str,
     targets: Sequence[str],
     options: Sequence[str],
-    waits: bool,
     log: str,
     alive: Any,
     turn: Any,
@@ -172,6 +178,7 @@ def _dvc(
     start: Start,
 ) -> None:
     """The life of a worker's process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)  # which are ignored, until there are handlers
     os.setsid()
     with open(log, "wb") as file:
         os.dup2(file.fileno(), 1)
@@ -183,8 +190,11 @@ def _dvc(
 
     from qntz.repro.ending import below, end_at_the_end_of
     from qntz.repro.observed import keep_to_this_process
+    from qntz.repro.run_cache import fetch_by_stage
 
-    start_warm(start)
+    fetch_by_stage()
+    if start.warm:
+        start_warm(start)
     keep_to_this_process(alive.fileno(), turn.detach(), telling.fileno())
     end_at_the_end_of(alive.fileno())
 
@@ -194,7 +204,9 @@ def _dvc(
 
     for number in HANDED_ON:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else end)
-    arguments = [*(["--wait-for-lock"] if waits else []), "repro", *options, *targets]
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
+    # for the other workers, which hold DVC's lock while they save what they made, and for as long as that takes
+    arguments = ["--wait-for-lock", "repro", *options, *targets]
     sys.argv = ["dvc", *arguments]  # DVC names itself by it in its list of who reads and writes what
     code = int(main(arguments) or 0)
     sys.stdout.flush()

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from qntz.fleet.warm import _STAGE, SET
+from qntz.config import VARIABLES
+from qntz.fleet.warm import _SHELLS, _STAGE
 
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stages start warm on Linux")
@@ -29,6 +30,7 @@ def job(start, way, folder, shell, variables, command):
     os.environ.update(variables)
     for number in HANDED_ON:  # as a worker does
         signal.signal(number, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
     if way == "warm":
         start_warm(start)
     try:
@@ -123,7 +125,7 @@ def run(
     command = [sys.executable, str(elsewhere / "driver.py"), way, str(project), shell, change]
     command += ["python", "-m", "stages.probe", how]
     environment = {**os.environ, "PYTHONPATH": f"{site}:{REPOSITORY}"}
-    for name in ("PYTHONUNBUFFERED", *SET):
+    for name in ("PYTHONUNBUFFERED", *VARIABLES):
         environment.pop(name, None)
     environment.update(extra)
     done = subprocess.run(
@@ -164,6 +166,12 @@ def test_what_a_shell_has_to_read_is_left_to_it(name: str) -> None:
     assert _STAGE.fullmatch(f"python -m stages.export {name}") is None
 
 
+def test_a_shell_is_known_by_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "bash").write_text("")
+    assert {os.path.realpath("/bin/sh"), "/bin/bash"} & _SHELLS
+    assert os.path.realpath(tmp_path / "bash") not in _SHELLS
+
+
 @SLOW
 @pytest.mark.parametrize(
     ("shell", "change", "file", "torch"),
@@ -177,8 +185,9 @@ def test_what_a_shell_has_to_read_is_left_to_it(name: str) -> None:
         ("", "", "onnx/__init__.py", False),
         ("/bin/bash", "variables['BASH_ENV'] = os.environ['BASH_ENV'] = ''", "", False),  # which bash reads first
         ("", "", "site/safetensors/__init__.py", False),  # a library that is no installed one
+        ("", "", "site/onnx.py", False),  # one that does not load
     ],
-    ids=["plain", "bash", "shell", "environment", "packages", "module", "package", "bash-env", "library"],
+    ids=["plain", "bash", "shell", "environment", "packages", "module", "package", "bash-env", "library", "broken"],
 )
 def test_where_it_would_find_something_else_it_starts_cold(
     project: Path, shell: str, change: str, file: str, torch: bool
@@ -187,7 +196,7 @@ def test_where_it_would_find_something_else_it_starts_cold(
     (project / "shell").chmod(0o755)
     if file:
         (project / file).parent.mkdir(parents=True, exist_ok=True)
-        (project / file).write_text("")
+        (project / file).write_text("raise ValueError" if file == "site/onnx.py" else "")
     (facts, found, _), *_ = run(project, "warm", "exits-0", shell.format(project=project), change)
     assert found == torch
     assert facts["environment"].get("OTHER") == ("1" if change == OTHER else None)
