@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -18,9 +19,9 @@ from qntz import pipelines
 from qntz.artifacts import ModelPaths
 from qntz.compose import KINDS, PARAMS, Composition, composed_entries, composed_files, read_params
 from qntz.config import ENGINE_STAGES, MODEL_STAGES
-from qntz.errors import ConfigError, QntzError
+from qntz.errors import ArtifactError, ConfigError, QntzError, one_line
 from qntz.fleet.cluster import Cluster, ClusterError, Running, opened
-from qntz.fleet.jobs import Job, blocked_by, jobs_of, ready
+from qntz.fleet.jobs import Job, give_up, jobs_of, ready
 from qntz.fleet.node import DONE, FAILED, LOST, UNREACHED, Answer, Task, may_be_there_again
 from qntz.fleet.only import REFUSED, write_shell
 from qntz.fleet.outcome import BLOCKED, STOPPED, Outcome
@@ -48,6 +49,7 @@ READ = (
     "dvc.yaml",
 )  # where a new file is one that workers lack
 TRIES = 4  # of the head's own pull
+_USER = re.compile(r"https?://[^/]*@", re.IGNORECASE)  # which may be a token
 AGAIN, PATIENCE = 15.0, 600.0  # seconds before a cluster that takes no task is asked again, and for which it need not
 
 
@@ -84,7 +86,9 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
         config = read_fleet(root)
         head = _Head(root, held, say)
         composition, found = _planned(root, asked, params, say)
+        shared: dict[str, Any] = {}
         if found.compose is not None and found.composed_from & {*found.to_do(False)}:
+            shared = _shared(root, config)
             code = head.pull([found.targets[found.compose]], own={*found.composed_from})
             if code:
                 return code
@@ -99,7 +103,7 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
             return head.pull(wanted)
         requests = requests_of(order, composition, config)
         todo = jobs_of(order, found.before, requests, dict.fromkeys(order, 0), _model_of(composition))
-        shared = _shared(root, config)
+        shared = shared or _shared(root, config)
         cluster = opened(asked.on, asked.address, state_folder(root) / LOGS / "slurm")
         try:
             _require_workers(cluster, config, {job.kind for job in todo})
@@ -188,9 +192,9 @@ def _shared(root: Path, config: FleetConfig) -> dict[str, Any]:
     if not repository:
         do = "Name one that the workers reach, or add a git remote `origin`."
         raise ConfigError("there is nothing to clone from", where="conf/fleet.yaml: repository", do=do)
-    if credentials_in(repository):
+    if credentials_in(repository) or _USER.match(repository):
         do = "Let workers have credentials of their own, and name the repository without."
-        raise ConfigError("holds a password, which would be handed to every worker", where=where, do=do)
+        raise ConfigError("holds a password or token, which every worker would be handed", where=where, do=do)
     if Path(repository).expanduser().is_dir():
         repository = str(Path(repository).expanduser().resolve())
     elif not config.repository and not git("branch", "--remotes", "--contains", commit):
@@ -201,27 +205,45 @@ def _shared(root: Path, config: FleetConfig) -> dict[str, Any]:
 
 
 def _remote(root: Path) -> dict[str, Any]:
-    """DVC's default remote by its name, and its options without secrets; raises ConfigError where there is none."""
+    """DVC's default remote by its name, and its options without secrets; raises ConfigError where there is none, or one
+    that results cannot travel by."""
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
+
+    from qntz.repro.run_cache import SharedCache
 
     with Repo(str(root)) as repo:
         name = repo.config.get("core", {}).get("remote")
         if not name:
             do = "Add one that the workers reach: dvc remote add -d NAME URL."
             raise ConfigError("DVC has no default remote", where=".dvc/config", why="results travel by it", do=do)
+        try:
+            SharedCache(repo, "repro --on")
+        except DvcException as error:
+            do = "Take one of plain files, without `version_aware` and `worktree`: a folder, S3, SSH or the like."
+            why, where = one_line(error), f"DVC's remote {name!r}"
+            raise ConfigError("workers cannot share results by it", where=where, why=why, do=do) from error
         options = {key: str(value) for key, value in repo.config["remote"][name].items() if value is not None}
     return {"name": name, "options": without_secrets(options)}
 
 
 def _remove_left(root: Path, params: pipelines.Params, say: Callable[[str], None]) -> None:
-    """Folders of engines that are in no entry any more: a report depends on all that there is of its model, and workers
-    have nothing of them."""
+    """Removes what is of engines that are in no entry any more: a report depends on all that there is of its model, and
+    workers have nothing of them. Raises ArtifactError where it cannot."""
     for model in params["models"]:
         for folder in sorted((ModelPaths(root, model).folder / "engines").glob("*")):
             entry = params["engines"].get(folder.name)
-            if not isinstance(entry, Mapping) or entry.get("model") != model:
-                shutil.rmtree(folder)
-                say(f"{folder.relative_to(root)} is of no entry: removed")
+            if isinstance(entry, Mapping) and entry.get("model") == model:
+                continue
+            try:
+                if folder.is_dir() and not folder.is_symlink():
+                    shutil.rmtree(folder)
+                else:
+                    folder.unlink()
+            except OSError as error:
+                do = "Remove it, and run this again: all that was made is kept."
+                raise ArtifactError("cannot be removed", where=str(folder), why=one_line(error), do=do) from error
+            say(f"{folder.relative_to(root)} is of no entry: removed")
 
 
 class _Head:
@@ -404,8 +426,14 @@ class _Run:
         told = self._mine(job, answer)
         failed = {pipelines.shown(stage): [*lines] for stage, lines in answer.failed.items()}
         failed = {stage: lines for stage, lines in failed.items() if stage in job.stages}
-        if not failed:  # it did not come to a stage, or to push what they made
-            told, failed = {}, {job.stages[0]: [*answer.why] or ["no reason was told"]}
+        if answer.how == LOST:  # the last that it began is not done
+            told = {}
+        if failed:
+            next(iter(failed.values())).extend(answer.why)
+        else:  # no stage did: what was not come to by then is called so
+            at = next((stage for stage in job.stages if stage not in told), job.stages[-1])
+            told.pop(at, None)
+            failed = {at: [*answer.why] or ["no reason was told"]}
         if answer.how != FAILED:
             for lines in failed.values():
                 lines.append(f"given up after {self.config.retries + 1} attempts")
@@ -420,9 +448,8 @@ class _Run:
                 lines.append(f"all that it said: {log.relative_to(self.root)}")
             self.outcome.why[stage] = lines
         self.table.ended([*told, *failed], self.outcome, answer.seconds)
-        for one in set(blocked_by(number, todo)) & {*waiting}:
-            waiting.remove(one)
-            self.outcome.take(todo[one].stages, BLOCKED)
+        bad = [stage for stage in job.stages if stage not in told]
+        self.outcome.take(give_up(number, bad, todo, waiting, self.found.before), BLOCKED)
 
     def _take_signal(self, number: int) -> None:
         self.signal = self.signal or number

@@ -73,13 +73,36 @@ def of_entry(stage: str) -> str:
     return f"engine {name}" if kind in ENGINE_STAGES else f"model {name}" if kind in MODEL_STAGES else ""
 
 
-def blocked_by(failed: int, jobs: Sequence[Job]) -> list[int]:
-    """The jobs that cannot run once one has failed, in their order."""
-    found = {failed}
-    for number, job in enumerate(jobs):
-        if job.needs & found:
-            found.add(number)
-    return sorted(found - {failed})
+def give_up(
+    number: int, stages: Collection[str], jobs: Sequence[Job], waiting: list[int], before: Mapping[str, Collection[str]]
+) -> list[str]:
+    """Takes out of the jobs that wait what cannot run once stages of another have failed; one with none left does not
+    wait any more, and what is left of the others waits for it no longer.
+
+    Args:
+        number: of the job that has ended so, and of which `stages` were not made. before: as in `jobs_of`.
+
+    Returns:
+        The stages that cannot run, in their order.
+    """
+    lost, given_up = {*stages}, []
+    instead: dict[int, set[int]] = {number: set()}  # what is waited for in place of a job
+    for one in sorted(waiting):
+        job = jobs[one]
+        for gone in job.needs & {*instead}:
+            job.needs = (job.needs - {gone}) | instead[gone]
+        kept = []
+        for stage in job.stages:
+            if lost.isdisjoint(before.get(stage, ())):
+                kept.append(stage)
+            else:
+                lost.add(stage)
+                given_up.append(stage)
+        job.stages[:] = kept
+        if not kept:
+            instead[one] = job.needs
+            waiting.remove(one)
+    return given_up
 
 
 def ready(jobs: Sequence[Job], waiting: Iterable[int], done: Collection[int]) -> list[int]:

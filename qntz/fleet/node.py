@@ -79,7 +79,8 @@ class Task:
 @dataclass(frozen=True)
 class Answer:
     """What came of a task. how: "done"; "failed", by a stage or for good; "unreached", where git, the remote or its
-    data were not there; "lost", where the worker ended. why: in lines. stages: what became of each, as DVC names them.
+    data were not there; "lost", where the worker ended. why: in lines. stages: what became of each, as DVC names them,
+    but for those whose results nobody else can have.
     failed: those that did, with their reasons. host: on which. seconds: that it took. said: all that DVC said."""
 
     how: str
@@ -245,6 +246,7 @@ def _reproduced(root: Path, task: Task) -> Answer:
         return Answer(how, why, made, {stage: lines for stage, lines in reasons.items() if lines}, said=text)
 
     if pushed:
+        made = {}  # for all others
         what = f"what was made is not pushed: {_telling(pushed)}"
         return answer(UNREACHED, what) if may_be_there_again(pushed) else answer(FAILED, what)
     if code == 0:

@@ -31,7 +31,7 @@ GOING = (
     *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED"),
     *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT"),
 )
-OWN = ("OUT_OF_MEMORY", "TIMEOUT", "DEADLINE")  # states of a job that would end so again
+OWN = ("OUT_OF_MEMORY", "TIMEOUT", "DEADLINE", "CANCELLED")  # states of a job that would end so again, or was to end
 SECONDS = 60.0  # for a command
 
 

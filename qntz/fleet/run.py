@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from qntz import pipelines
 from qntz.compose import PARAMS, Composition, composed_entries, composed_files, read_params
 from qntz.errors import QntzError, UsageError
 from qntz.fleet import outcome, workers
-from qntz.fleet.jobs import CPU, Job, blocked_by, ready
+from qntz.fleet.jobs import CPU, Job, give_up, ready
 from qntz.fleet.limits import Peaks, Rooms, gpus, memory_budget
 from qntz.fleet.locked import put_in_order, recorded
 from qntz.fleet.outcome import Outcome
@@ -58,8 +59,8 @@ def repro(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
         ConfigError, ArtifactError, DvcError: params.yaml or DVC's files cannot be read.
     """
     if odd := [one for one in asked.options if one not in PASSED_ON]:
-        do = f"With -j these are passed on: {', '.join(sorted(PASSED_ON))}."
-        raise UsageError(f"{odd[0]} is not for stages side by side", where="repro", do=do)
+        do = f"With -j, and with a pipeline for each model, these are passed on: {', '.join(sorted(PASSED_ON))}."
+        raise UsageError(f"{odd[0]} is for one `dvc repro` of all stages", where="repro", do=do)
     patience = Patience(asked.seconds)
     with turn(root, patience, say) as held:
         wait_for_dvc(root, patience, say)
@@ -108,19 +109,17 @@ class _Run:
         self.logs.mkdir(parents=True)
         with heard(self._take_signal):
             first = found.composed_from & {*to_do}
-            if not self._compose(found, bool(first)):
-                return self._end(found)
-            if first:  # compose reads what has just been written
-                composition = self._composed()
-                found = self._plan(composition, force)
-                to_do = found.to_do(force)
-            self._take_unchanged(found, to_do)
-            to_do = [one for one in to_do if one != found.compose and one not in found.composed_from]
-            cards = gpus()
-            self._go(found, jobs(found, to_do, composition, self.root, self.peaks, bool(cards)), cards)
-        if not self.signal:
+            if self._compose(found, bool(first)):
+                if first:  # compose reads what has just been written
+                    composition = self._composed()
+                    found = self._plan(composition, force)
+                    to_do = found.to_do(force)
+                self._take_unchanged(found, to_do)
+                to_do = [one for one in to_do if one != found.compose and one not in found.composed_from]
+                cards = gpus()
+                self._go(found, jobs(found, to_do, composition, self.root, self.peaks, bool(cards)), cards)
             order = list(found.targets)
-            for lock, stages in before.items():
+            for lock, stages in before.items():  # also on a signal: nothing is at work any more
                 put_in_order(self.root, lock, stages, order)
         return self._end(found)
 
@@ -172,13 +171,15 @@ class _Run:
         name = re.sub(r"[^@\w.-]", "-", job.stages[0])  # that of a stage of the user's own has a path in it
         log = self.logs / f"{number:04}-{name}.log"
         held = (self._alive, self.held)
-        given = (self.root, targets, options, self.patience.left > 0, log, held, env, self._begin)
+        given = (self.root, targets, options, log, held, env)
         try:
-            return Worker(self._context, *given)
+            return Worker(self._context, *given, self._begin)
         except (EOFError, ConnectionError):  # a library that ends the process which loads it
             self.say("what the stages import cannot be loaded beforehand: each loads it by itself")
-            self._context = workers.context(self._begin, warm=False)
-            return Worker(self._context, *given)
+            time.sleep(STEP)  # until it is gone, whose pipe has just ended
+            self._begin = dataclasses.replace(self._begin, warm=False)
+            self._context = workers.context(self._begin)
+            return Worker(self._context, *given, self._begin)
 
     def _go(self, found: Plan, todo: Sequence[Job], cards: Sequence[str]) -> None:
         """Runs the jobs, as many at the same time as may be; a job that fails keeps those that need it from running."""
@@ -202,9 +203,10 @@ class _Run:
                     elif self._ended(todo[number], worker):
                         done.add(number)
                     else:
-                        for one in set(blocked_by(number, todo)) & {*waiting}:
-                            waiting.remove(one)
-                            self.outcome.take(todo[one].stages, outcome.BLOCKED)
+                        made = (workers.RAN, workers.RESTORED, workers.UNCHANGED)
+                        bad = [one for one in todo[number].stages if self.outcome.stages.get(one) not in made]
+                        lost = give_up(number, bad, todo, waiting, found.before)
+                        self.outcome.take(lost, outcome.BLOCKED)
         finally:
             self.table.close()
             if running:  # something went wrong here: what is at work would be lost without a word
@@ -236,13 +238,14 @@ class _Run:
         self.table.close()
         number = self.signal or signal.SIGTERM
         self.say(f"ends {len(running)} at work, on {signal.Signals(number).name}")
-        for worker in running.values():
-            worker.send(number)
         deadline = time.monotonic() + GRACE
+        untold = [worker for worker in running.values() if not worker.send(number)]
         while any(worker.is_there() for worker in running.values()) and time.monotonic() < deadline:
             time.sleep(STEP / 4)
+            untold = [worker for worker in untold if not worker.send(number)]
         for worker in running.values():
             worker.send(signal.SIGKILL)
+            worker.process.kill()
             worker.process.join()
 
     def _take_signal(self, number: int) -> None:

@@ -139,6 +139,24 @@ def test_engines_go_where_their_target_is(nodes: Nodes, tmp_path: Path) -> None:
     assert said.splitlines()[-1] == "12 ran"
 
 
+def test_a_stage_that_fails_stops_nothing_beside_it_in_another_task(nodes: Nodes, tmp_path: Path) -> None:
+    """The graphs are one task, the engines another: of one graph that cannot be made, one engine is not."""
+    text = entries(1).replace(
+        "m0-int8: {",
+        "m0-bad: {model: m0, quantize: {use: int8, exclude: [no.such]}, engine: {use: onnxruntime}}\n  m0-int8: {",
+    )
+    project = shared(tmp_path / "head", text, str(tmp_path / "remote"), GPU)
+    head = start(project, nodes)
+    said, _ = head.communicate(timeout=600)
+    assert head.returncode == 1, said
+    assert sorted(path.parent.name for path in (project.path / "build/models").rglob("model.engine")) == [
+        "m0-fp32",
+        "m0-int8",
+    ]
+    assert "quantize@m0-bad failed" in said
+    assert "1 failed, 3 blocked" in said.splitlines()[-1], said  # its engine, that one's figures, and the report
+
+
 def test_a_target_that_no_node_has_is_told_at_the_start(nodes: Nodes, tmp_path: Path) -> None:
     fleet = "targets:\n  - {backend: onnxruntime, ray: {resources: {sm120: 1}}}\n"
     project = shared(tmp_path / "head", entries(1), str(tmp_path / "remote"), fleet)
@@ -231,6 +249,14 @@ def test_split_a_broken_entry_and_a_target(nodes: Nodes, tmp_path: Path) -> None
         (lambda p: _reconfigure(p, "repository: ''\n"), "conf/fleet.yaml: repository: there is nothing to clone from."),
         (lambda p: _without_remote(p), ".dvc/config: DVC has no default remote: results travel by it."),
         (
+            lambda p: _with_remote(p, "http://127.0.0.1:1/x"),
+            "error: repro: DVC's remote 'shared': workers cannot share results by it: there is no run-cache over http",
+        ),
+        (
+            lambda p: _reconfigure(p, "repository: https://ghp_0123456789abcdef@github.com/a/b.git\n"),
+            "error: repro: conf/fleet.yaml: repository: holds a password or token, which every worker would be handed.",
+        ),
+        (
             lambda p: _reconfigure(p, "repositry: x\n"),
             "conf/fleet.yaml: unknown key 'repositry'. Did you mean 'repository'?",
         ),
@@ -254,6 +280,12 @@ def _reconfigure(project: Project, text: str) -> None:
 
 def _without_remote(project: Project) -> None:
     assert project.dvc("remote", "default", "--unset").returncode == 0
+    commit(project)
+
+
+def _with_remote(project: Project, url: str) -> None:
+    for key, value in (("url", url), ("verify", "true")):
+        assert project.dvc("remote", "modify", "shared", key, value).returncode == 0
     commit(project)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -80,6 +81,30 @@ def test_the_stages_are_run_by_this_python(mine: Project) -> None:
     assert "verify@rows-fp32 ran" in done.stdout
 
 
+ENDS = """\
+import os, sys
+class Ends:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            os._exit(3)
+if any("forkserver" in one for one in sys.orig_argv):
+    sys.meta_path.insert(0, Ends())
+"""
+
+
+def test_a_library_that_ends_what_loads_it_beforehand(mine: Project) -> None:
+    """Each stage loads it by itself then."""
+    (mine.path.parent / "site-packages").mkdir()
+    (mine.path.parent / "site-packages/sitecustomize.py").write_text(ENDS)
+    mine.edit(
+        "params.yaml", "rows-fp32: {model: rows,", "rows-fp32: {model: rows, verify: {tolerance: {agreement: 0.5}},"
+    )
+    done = mine.run("qntz", "repro", "-j", "2", PYTHONPATH=str(mine.path.parent / "site-packages"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "what the stages import cannot be loaded beforehand: each loads it by itself" in done.stderr
+    assert "verify@rows-fp32 ran" in done.stdout
+
+
 def test_nothing_to_do_is_told_without_a_dvc(built: tuple[Project, str]) -> None:
     project, _ = built
     done = project.qntz("repro", "-j", "2")
@@ -130,14 +155,66 @@ def test_a_model_that_fails_stops_what_depends_on_it_alone(mine: Project) -> Non
     assert again.returncode == 0, again.stdout
 
 
+def test_of_a_remote_only_what_its_stages_ask_for_is_fetched(mine: Project) -> None:
+    """Not the results of all that anybody ever built, for each job."""
+    before, remote = mine.digests(), mine.path.parent / "remote"
+    assert mine.dvc("remote", "add", "--default", "shared", str(remote)).returncode == 0
+    done = mine.run("python", "-m", "qntz.fleet.results", *(one for one in lock(mine) if one != "compose"))
+    assert done.returncode == 0, done.stderr
+    runs = {path.relative_to(remote) for path in remote.glob("runs/*/*/*")}
+    assert len(runs) == STAGES
+    emptied(mine)
+    done = mine.qntz("repro", "-j", "2", "--pull", "verify@rows-int8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "1 ran, 8 restored"
+    fetched = {path.relative_to(mine.path / ".dvc/cache") for path in mine.path.glob(".dvc/cache/runs/*/*/*")}
+    assert len(fetched) == 8
+    assert fetched <= runs
+    done = mine.qntz("repro", "--pull")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stages_run(done.stdout) == {"compose"}
+    assert mine.digests() == before
+
+
+def test_the_fleet_page_has_the_figures_of_what_is_up_to_date(mine: Project) -> None:
+    """Also where the report of its model is not, by another engine."""
+    mine.edit("params.yaml", "digits-int8: {model: digits, quantize: {use: int8}", "digits-int8: {model: digits, quantize: {use: int8, method: max}")  # fmt: skip
+    done = mine.qntz("report", "--fleet")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "4 engines: build/fleet.html, build/fleet.md\n"
+    lines = (mine.path / "build/fleet.md").read_text().replace("\xa0", " ").splitlines()
+    assert lines[0] == "4 engines: 3 up to date, 1 out of date."
+    cells = {one[0].strip("` "): [*map(str.strip, one)] for line in lines[4:] if (one := line.strip("| ").split("|"))}
+    engine = mine.path / "build/models/digits/engines/digits-fp16"
+    figures = json.loads((engine / "metrics.json").read_text())
+    assert cells["digits-fp16"][2:6] == ["up to date", "fp16", "accuracy", f"{figures['accuracy']:.4f}"]
+    assert cells["digits-fp16"][8] == f"{(engine / 'model.engine').stat().st_size / 1024:.1f} KB"
+    assert cells["digits-int8"][2:10] == ["out of date", *["—"] * 7]
+    assert cells["digits-int8"][10].endswith(" min")
+    assert "quantize.method mse → max" in cells["digits-int8"][11]
+
+
 SOAK = pytest.mark.soak
+
+
+@SOAK
+def test_a_signal_is_heard_from_the_first_moment_on(mine: Project) -> None:
+    """Also while the libraries are loaded, and before a DVC that was just started has come to its own handlers."""
+    emptied(mine)
+    for tenth in range(4, 50, 3):
+        process = start(mine, "-j", "2")
+        time.sleep(tenth / 10)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        assert process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM), tenth
+        assert inside(mine) == [], tenth
 
 
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=SOAK), pytest.param(signal.SIGHUP, marks=SOAK)]
 )
 def test_a_signal_ends_all_of_it(mine: Project, number: signal.Signals) -> None:
-    before = mine.digests()
+    before, whole = mine.digests(), [*lock(mine)]
     emptied(mine)
     process = start(mine, "-j", "2")
     deadline = time.monotonic() + 100
@@ -151,6 +228,8 @@ def test_a_signal_ends_all_of_it(mine: Project, number: signal.Signals) -> None:
     assert re.search(r"torchscript@\w+ was stopped", said), said
     assert "stopped" in said.splitlines()[-1]
     assert " failed" not in said
+    order = [*lock(mine)]
+    assert order == [one for one in whole if one in order]  # as a run that is let be has it
     done = mine.qntz("repro", "-j", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert mine.digests() == before
@@ -210,7 +289,7 @@ def test_wrong_usage(mine: Project) -> None:
         (("-j", "2", "--memory", "none"), "'none' is no amount of memory"),
         (("--memory", "4"), "--memory is for stages side by side"),
         (("-j", "2", "check@nobody"), "no stage 'check@nobody'"),
-        (("-j", "2", "--", "--dry"), "--dry is not for stages side by side"),
+        (("-j", "2", "--", "--dry"), "--dry is for one `dvc repro` of all stages"),
     ):
         done = mine.qntz("repro", *arguments)
         assert done.returncode == 2, arguments

@@ -40,18 +40,15 @@ def start(project: Project, cluster: dict[str, str], *arguments: str) -> subproc
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.soak)])
-def test_a_job_that_is_cancelled_is_given_again(count: int, cluster: dict[str, str], tmp_path: Path) -> None:
-    """As a node that fails: the job ends without a result. All is there at the end, as a serial run makes it."""
+def test_a_job_that_is_killed_is_given_again(count: int, cluster: dict[str, str], tmp_path: Path) -> None:
+    """Its process, so that the job ends without a result. All is there at the end, as a serial run makes it."""
     project = shared(
         tmp_path / "head", entries(count), str(tmp_path / "remote"), "default: {slurm: {constraint: sm90}}\n"
     )
     head = start(project, cluster)
-    wait_for_work(project)
+    worker = wait_for_work(project)
     time.sleep(3)
-    jobs = subprocess.run(
-        ["squeue", "-h", "-t", "R", "-o", "%i"], env=cluster, capture_output=True, text=True, check=True
-    ).stdout.split()
-    subprocess.run(["scancel", "--signal=KILL", "--full", jobs[0]], env=cluster, check=True)
+    worker.kill()
     said, _ = head.communicate(timeout=3000)
     print(said)
     assert head.returncode == 0, said
@@ -72,6 +69,20 @@ def test_a_constraint_that_no_node_has_is_told_at_the_start(cluster: dict[str, s
     assert said.startswith("error: repro: conf/fleet.yaml: default: no worker has what is asked: "), said
     assert "Invalid feature specification" in said
     assert len(said.splitlines()) == 1
+
+
+def test_what_a_person_ends_is_not_given_again(cluster: dict[str, str], tmp_path: Path) -> None:
+    project = shared(tmp_path / "head", entries(1), str(tmp_path / "remote"))
+    head = start(project, cluster)
+    wait_for_work(project)
+    asked = ["squeue", "-h", "-t", "R", "-o", "%i"]
+    (job,) = subprocess.run(asked, env=cluster, capture_output=True, text=True, check=True).stdout.split()
+    subprocess.run(["scancel", job], env=cluster, check=True)
+    said, _ = head.communicate(timeout=200)
+    assert head.returncode == 1, said
+    assert f"check@m0 failed: Slurm's job {job} ended: CANCELLED" in said.replace("\n  ", ": ")
+    assert "tries again" not in said
+    wait_for_none(project, 40)
 
 
 def test_a_head_that_ends_leaves_no_job(cluster: dict[str, str], tmp_path: Path) -> None:
