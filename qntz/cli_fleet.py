@@ -25,29 +25,26 @@ def run(root: Path) -> int:
 
 
 def rows(root: Path) -> Iterator[dict[str, Any]]:
-    """Of each engine of params.yaml how it stands, its figures as far as it is built and reported, and its age."""
+    """Of each engine of params.yaml how it stands, its figures where it is up to date (else they are of another one),
+    and for how long it has been here."""
     from qntz.artifacts import ModelPaths
     from qntz.compose import PARAMS, composed_entries, read_params
     from qntz.errors import ArtifactError
     from qntz.fleet.plan import plan
-    from qntz.fleet.standing import standings
-    from qntz.report.fleet import COLUMNS
-    from qntz.report.fleet import rows as figures
+    from qntz.fleet.standing import CURRENT, standings
+    from qntz.report.fleet import COLUMNS, row
 
     params, composition = read_params(root / PARAMS), composed_entries(root)
     found = plan(root, composition, params, (), every=False)
-    known: dict[str, dict[str, Any]] = {}
-    for model in params["models"]:
-        if ModelPaths(root, model).timings.is_file():
-            try:
-                known |= {row["engine"]: row for row in figures(root, [model])}
-            except ArtifactError:  # its state says that it is out of date
-                continue
     now = time.time()
     for one in standings(found, composition, params):
         plan_file = ModelPaths(root, one.model or "_").engine(one.engine).plan
-        built = plan_file.stat().st_mtime if plan_file.is_file() else None
-        told = built is not None and one.reported  # else they are of an earlier one
-        row = known.get(one.engine, dict.fromkeys(COLUMNS)) if told else dict.fromkeys(COLUMNS)
-        mine = {"engine": one.engine, "model": one.model, "state": one.state, "why": one.why}
-        yield {**row, **mine, "age": None if built is None else now - built}
+        since = plan_file.stat().st_mtime if plan_file.is_file() else None
+        figures, why = dict.fromkeys(COLUMNS), one.why
+        if one.state == CURRENT:
+            try:
+                figures = row(root, one.model, one.engine)
+            except ArtifactError as error:  # as of a report of another time
+                why = (*why, str(error))
+        mine = {"engine": one.engine, "model": one.model, "state": one.state, "why": why}
+        yield {**figures, **mine, "age": None if since is None else now - since}

@@ -20,14 +20,12 @@ WORDS = {FAILS: BROKEN, BLOCKED: BROKEN, RUNS: STALE, MAY: STALE, COMMITS: STALE
 @dataclass(frozen=True)
 class Standing:
     """Of an engine. `state`: "broken", its entry or a stage of it; "out of date"; "not here", but in the cache; "up to
-    date". `why`: each stage that is not up to date, with the reasons. `reported`: whether its model's report is of it
-    as it is."""
+    date". `why`: each stage that is not up to date, with the reasons."""
 
     engine: str
     model: str
     state: str
     why: tuple[str, ...] = ()
-    reported: bool = True
 
 
 def standings(found: Plan, composition: Composition, params: Params) -> Iterator[Standing]:
@@ -41,11 +39,11 @@ def standings(found: Plan, composition: Composition, params: Params) -> Iterator
         model = str(entry.get("model", "")) if isinstance(entry, Mapping) else ""
         error = composition.errors.get(("engines", engine))
         if error is not None:
-            yield Standing(engine, model, BROKEN, (str(error),), False)
+            yield Standing(engine, model, BROKEN, (str(error),))
         elif model in found.settled:
             yield Standing(engine, model, CURRENT)
         elif f"{ENGINE_STAGES[0]}@{engine}" not in planned:
-            yield Standing(engine, model, STALE, ("it is in no pipeline yet: `qntz repro` writes that",), False)
+            yield Standing(engine, model, STALE, ("it is in no pipeline yet: `qntz repro` writes that",))
         else:
             yield _standing(engine, model, planned)
 
@@ -55,8 +53,7 @@ def _standing(engine: str, model: str, planned: Mapping[str, Planned]) -> Standi
     stages += [f"{kind}@{engine}" for kind in ENGINE_STAGES]
     its = [planned[stage] for stage in stages if stage in planned]
     worst = min((one.action for one in its), key=GRAVEST.index, default=UNCHANGED)
-    report = planned.get(f"report@{model}")
-    return Standing(engine, model, WORDS[worst], tuple(_why(its)), report is None or report.action == UNCHANGED)
+    return Standing(engine, model, WORDS[worst], tuple(_why(its)))
 
 
 def _why(planned: Sequence[Planned]) -> Iterator[str]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from qntz.artifacts import ModelPaths, read_json
 from qntz.errors import ArtifactError, one_line
+from qntz.report.run import Run, gather_engine
+from qntz.report.timed import in_short, with_timings
 
 COLUMNS = (
     "model",
@@ -35,6 +37,20 @@ def rows(root: Path, models: Iterable[str]) -> list[dict[str, Any]]:
         ArtifactError: the record of a report is missing or damaged.
     """
     return [row for model in models for row in _of(ModelPaths(root, model))]
+
+
+def row(root: Path, model: str, engine: str) -> dict[str, Any]:
+    """The figures of one engine, from its own records: also where its model's report is of a time before them.
+
+    Raises:
+        ArtifactError: a record is missing or damaged.
+    """
+    paths = ModelPaths(root, model)
+    one = gather_engine(paths.engine(engine))
+    run = with_timings(Run(model, {}, {}, {}, {}, (one,)), paths.timings)
+    timing = run.timings.get(engine)
+    figures = _figures(in_short(one, one.metric), {} if timing is None else {"median_ms": timing.median_ms})
+    return {"model": model, "engine": engine, **figures}
 
 
 def _of(paths: ModelPaths) -> list[dict[str, Any]]:

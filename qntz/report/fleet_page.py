@@ -24,7 +24,7 @@ COLUMNS = (
     "SQNR",
     "Size",
     "Median",
-    "Built",
+    "Here for",
     "Why",
 )
 NONE = "—"
@@ -36,8 +36,8 @@ def render_fleet(rows: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> 
 
     Args:
         rows: of each engine the figures of `qntz.report.fleet.COLUMNS`, None where there is none; "state" (a key of
-            `STATES`), "why" (lines) and "age" (seconds since it was built, None where it is not). told: further figures
-            for its head.
+            `STATES`), "why" (lines) and "age" (seconds since it was built or fetched here, None where it is not). told:
+            further figures for its head.
     """
     counts = Counter(str(row["state"]) for row in rows)
     view = {

@@ -90,6 +90,11 @@ class EngineRun:
         return math.nan if value is None else value
 
     @property
+    def metric(self) -> str | None:
+        """The name of the model's metric: the figure that is there for the eager model too. None: it has none."""
+        return min((name for name in self.metrics if f"{name}_eager" in self.metrics), default=None)
+
+    @property
     def plan_bytes(self) -> float | None:
         return _bytes(self.engine.get("bytes"), self.metrics.get("engine_kb"))
 
@@ -140,9 +145,8 @@ class Run:
 
     @property
     def metric(self) -> str | None:
-        """The name of the model's metric: the figure that is there for the eager model too. None: it has none."""
-        names = {name for engine in self.engines for name in engine.metrics if f"{name}_eager" in engine.metrics}
-        return min(names, default=None)
+        """The name of the model's metric; None: it has none."""
+        return min((name for engine in self.engines if (name := engine.metric)), default=None)
 
 
 def gather(paths: ModelPaths, engines: Sequence[str], *, allow_missing: bool = False) -> Run:
@@ -192,12 +196,22 @@ def _missing(paths: ModelPaths, engines: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _engine(paths: EnginePaths) -> EngineRun:
+def gather_engine(paths: EnginePaths) -> EngineRun:
+    """The records of one engine, without its figures by layer and probe; raises ArtifactError where one is missing or
+    damaged."""
     return EngineRun(
         name=paths.name,
         quantize=_record(paths.quantize_json),
         engine=read_engine_record(paths.engine_json),
         metrics=_figures(_record(paths.metrics), paths.metrics),
+        layers=(),
+        probes=(),
+    )
+
+
+def _engine(paths: EnginePaths) -> EngineRun:
+    return dataclasses.replace(
+        gather_engine(paths),
         layers=tuple(
             LayerFigure(
                 _whole(row["index"], paths.layer_figures),

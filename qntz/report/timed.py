@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from qntz.artifacts import json_bytes, read_json
 from qntz.bench import Timing
 from qntz.bench.record import timing_json, timing_of
 from qntz.errors import ArtifactError, one_line
-from qntz.report.run import Run
+from qntz.report.run import EngineRun, Run
 
 BUILT_AGAIN = "built again since it was timed"
 
@@ -19,21 +20,23 @@ def timings_json(run: Run) -> bytes:
     """The figures of a run's engines, and the timings, each with the digest of the engine that was timed, why others
     were not, and the machine."""
     plans = {engine.name: engine.engine.get("plan_sha256") for engine in run.engines}
-    engines = {
-        engine.name: {
-            "precision": engine.precision,
-            "backend": engine.engine.get("backend"),
-            "target": engine.engine.get("target"),
-            "bytes": engine.plan_bytes,
-            "metric": run.metric,
-            "metrics": dict(engine.metrics),
-        }
-        for engine in run.engines
-    }
+    engines = {engine.name: in_short(engine, run.metric) for engine in run.engines}
     timings = {name: {"plan_sha256": plans[name], **timing_json(timing)} for name, timing in run.timings.items()}
     return json_bytes(
         {"engines": engines, "timed_on": run.timed_on, "timings": timings, "not_timed": dict(run.not_timed)}
     )
+
+
+def in_short(engine: EngineRun, metric: str | None) -> dict[str, Any]:
+    """What the record has of an engine. metric: the name of the model's."""
+    return {
+        "precision": engine.precision,
+        "backend": engine.engine.get("backend"),
+        "target": engine.engine.get("target"),
+        "bytes": engine.plan_bytes,
+        "metric": metric,
+        "metrics": dict(engine.metrics),
+    }
 
 
 def with_timings(run: Run, path: Path) -> Run:
