@@ -1,4 +1,5 @@
-"""The README's sweep: `dvc exp run --queue` over a key of conf/, in workspaces of their own, which share the cache."""
+"""The README's sweeps over a key of conf/, by DVC's queue and by Hydra: experiments in workspaces of their own, which
+share the cache."""
 
 from __future__ import annotations
 
@@ -12,16 +13,44 @@ import pytest
 
 from tests.pipeline.conftest import Project
 
-pytestmark = [pytest.mark.slow, pytest.mark.soak]  # DVC's workers have been seen not to end
+pytestmark = pytest.mark.slow
 SWEEP = "conf/quantize/int8.yaml:method=percentile,entropy"
 
 
-def test_a_sweep_over_the_method(small: Project, tmp_path: Path) -> None:
+@pytest.fixture
+def project(small: Project, tmp_path: Path) -> Project:
     shutil.copytree(small.path, tmp_path / "project", symlinks=True)
     who = {f"GIT_{one}_{what}": "t@example.org" for one in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    project = Project(tmp_path / "project", who)
+    made = Project(tmp_path / "project", who)
     for command in (("add", "-A"), ("commit", "-q", "-m", "built")):
-        assert project.run("git", *command).returncode == 0
+        assert made.run("git", *command).returncode == 0
+    return made
+
+
+def require_swept(project: Project) -> list[dict[str, str]]:
+    """The experiments, with the figures that differ."""
+    shown = project.dvc("exp", "show", "--only-changed", "--csv")
+    rows = list(csv.DictReader(shown.stdout.splitlines()))
+    found = {row["quantize.method"]: float(row["sqnr_db"]) for row in rows}
+    assert {*found} == {"mse", "percentile", "entropy"}
+    assert len({*found.values()}) == 3
+    assert all(30 < value < 60 for value in found.values())
+    assert project.repro() == set()
+    return rows
+
+
+def test_by_hydras_multirun(project: Project) -> None:
+    done = project.run("python", "-m", "examples.sweep", "--multirun", "method=percentile,entropy")
+    assert done.returncode == 0, done.stdout + done.stderr
+    require_swept(project)
+    assert project.run("git", "status", "--porcelain").stdout == ""
+    refused = project.run("python", "-m", "examples.sweep", "--multirun", "metod=percentile")
+    assert refused.returncode == 1
+    assert "Could not override 'metod'" in refused.stderr
+
+
+@pytest.mark.soak  # DVC's workers have been seen not to end
+def test_a_sweep_over_the_method(project: Project) -> None:
     queued = project.dvc("exp", "run", "--queue", "-S", SWEEP)
     assert queued.stdout.count("Queued experiment") == 2, queued.stdout + queued.stderr
     # DVC's workers outlive the command, and would hold a pipe
@@ -31,14 +60,8 @@ def test_a_sweep_over_the_method(small: Project, tmp_path: Path) -> None:
     while project.dvc("queue", "status").stdout.count("Success") < 2:
         assert time.monotonic() < deadline, project.dvc("queue", "status").stdout
         time.sleep(2)
-    shown = project.dvc("exp", "show", "--only-changed", "--csv")
-    rows = list(csv.DictReader(shown.stdout.splitlines()))
-    found = {row["quantize.method"]: float(row["sqnr_db"]) for row in rows}
-    assert {*found} == {"mse", "percentile", "entropy"}
-    assert len({*found.values()}) == 3
-    assert all(30 < value < 60 for value in found.values())
+    rows = require_swept(project)
     for name in filter(None, (row["Experiment"] for row in rows)):
         log = project.dvc("queue", "logs", name).stdout
         ran = {line.split("'")[1].partition("@")[0] for line in log.splitlines() if line.startswith("Running stage '")}
         assert ran == {"compose", "quantize", "engine", "verify", "report"}, (name, ran)
-    assert project.repro() == set()

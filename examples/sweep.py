@@ -1,0 +1,28 @@
+"""Hydra's multirun over engines: each of its jobs is one of DVC's experiments, in a workspace of its own.
+
+`python -m examples.sweep --multirun method=percentile,entropy`, from the root of the repository, with all committed.
+The keys are those of conf/quantize/int8.yaml, so it is about all engines that take their options from there.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+SWEPT = "conf/quantize/int8.yaml"
+
+
+@hydra.main(version_base=None, config_path=str((ROOT / SWEPT).parent), config_name=Path(SWEPT).stem)
+def main(_: DictConfig) -> None:
+    """One combination."""
+    told = [part for one in HydraConfig.get().overrides.task for part in ("-S", f"{SWEPT}:{one}")]
+    subprocess.run(["dvc", "exp", "run", "--temp", *told], cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    main()
