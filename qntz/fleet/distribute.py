@@ -221,7 +221,7 @@ def _remote(root: Path) -> dict[str, Any]:
             SharedCache(repo, "repro --on")
         except DvcException as error:
             do = "Take one of plain files, without `version_aware` and `worktree`: a folder, S3, SSH or the like."
-            why, where = one_line(error), f"DVC's remote {name!r}"
+            why, where = " ".join(str(error).split()), f"DVC's remote {name!r}"
             raise ConfigError("workers cannot share results by it", where=where, why=why, do=do) from error
         options = {key: str(value) for key, value in repo.config["remote"][name].items() if value is not None}
     return {"name": name, "options": without_secrets(options)}
