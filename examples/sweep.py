@@ -7,6 +7,7 @@ The keys are those of conf/quantize/int8.yaml, so it is about all engines that t
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import hydra
@@ -21,7 +22,9 @@ SWEPT = "conf/quantize/int8.yaml"
 def main(_: DictConfig) -> None:
     """One combination."""
     told = [part for one in HydraConfig.get().overrides.task for part in ("-S", f"{SWEPT}:{one}")]
-    subprocess.run(["dvc", "exp", "run", "--temp", *told], cwd=ROOT, check=True)
+    code = subprocess.run(["dvc", "exp", "run", "--temp", *told], cwd=ROOT, check=False).returncode
+    if code:  # it has said why
+        sys.exit(code)
 
 
 if __name__ == "__main__":

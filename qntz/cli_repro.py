@@ -66,7 +66,7 @@ def _seconds(text: str) -> float:
 
 def _jobs(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of jobs")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of jobs: give one from 1 on")
     return int(text)
 
 
@@ -76,7 +76,7 @@ def _gib(text: str) -> int:
     except ValueError:
         gib = math.nan
     if not 0 < gib < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory")
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory: give GiB above 0")
     return int(gib * 2**30)
 
 

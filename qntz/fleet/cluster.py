@@ -53,7 +53,7 @@ def opened(kind: str, address: str, folder: Path) -> Cluster:
 
         return Ray(address)
     if address:
-        raise UsageError("--address is Ray's", where="repro --on slurm")
+        raise UsageError("--address is Ray's", do="Leave it out: Slurm is found by its own configuration.")
     from qntz.fleet.on_slurm import Slurm
 
     return Slurm(folder)

@@ -97,7 +97,7 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
         to_do = found.to_do(False)
         order = [one for one in to_do if _is_entry(one)]
         if not to_do:
-            Table().line(f"Nothing to do: {idle(found)} are unchanged.")
+            Table().line(f"Nothing to do: {idle(found)}.")
         wanted = [found.targets[one.stage] for one in found.planned] if asked.targets else []
         if not order:
             return head.pull(wanted)
@@ -107,6 +107,9 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
         cluster = opened(asked.on, asked.address, state_folder(root) / LOGS / "slurm")
         try:
             _require_workers(cluster, config, {job.kind for job in todo})
+            kept = found.above(order) - {*to_do, found.compose}
+            if kept:  # what they come from is made, here perhaps and nowhere else
+                head.push([found.targets[one] for one in sorted(kept) if one in found.targets])
             run = _Run(root, asked, config, composition, found, cluster, shared, say)
             run.go(todo)
         finally:
@@ -282,12 +285,14 @@ class _Head:
         return code if ended_by(code) else min(code, 1)
 
     def push(self, targets: Sequence[str]) -> None:
-        """What workers need before they compose; raises ConfigError where it cannot be pushed."""
+        """What workers need of stages that they are not given; raises ConfigError where it cannot be pushed."""
         command = [sys.executable, "-m", "qntz.fleet.results", *targets]
         done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
         if done.returncode not in (0, TAKEN):
             why = next((line for line in done.stderr.splitlines() if line.strip()), f"exit code {done.returncode}")
-            raise ConfigError("what compose reads cannot be pushed", where=", ".join(targets), why=why)
+            more = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
+            do = "See whether DVC's remote can be written: dvc push."
+            raise ConfigError("workers need it, and it cannot be pushed", where=f"{targets[0]}{more}", why=why, do=do)
 
 
 class _Run:

@@ -163,5 +163,6 @@ def _told(*command: str) -> str:
     done = _run(*command)
     if done.returncode != 0:
         why = " ".join(done.stderr.replace(f"{command[0]}: error:", "").split())
-        raise ClusterError("Slurm does not answer", where=command[0], why=why or f"exit code {done.returncode}")
+        do = "Run it where Slurm's commands reach their controller."
+        raise ClusterError("Slurm does not answer", where=command[0], why=why or f"exit code {done.returncode}", do=do)
     return done.stdout

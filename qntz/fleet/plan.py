@@ -45,8 +45,12 @@ class Plan:
     @property
     def composed_from(self) -> set[str]:
         """The stages that compose comes from, however far."""
+        return self.above([self.compose] if self.compose is not None else [])
+
+    def above(self, stages: Iterable[str]) -> set[str]:
+        """The stages that these come from, however far."""
         found: set[str] = set()
-        pending = [self.compose] if self.compose is not None else []
+        pending = [*stages]
         while pending:
             new = self.before.get(pending.pop(), set()) - found
             found |= new

@@ -18,8 +18,8 @@ class TakenError(Exception):
 
 
 def push(root: Path, targets: Sequence[str]) -> None:
-    """Pushes files and run-cache entries of stages, as DVC names them; raises what DVC does, and TakenError: the first
-    result is everybody's."""
+    """Pushes files and run-cache entries of stages, as DVC names them; raises what DVC does, and at the end TakenError
+    for one of which there is another: the first result is everybody's."""
     from dvc.repo import Repo
 
     from qntz.repro.run_cache import SharedCache
@@ -28,9 +28,9 @@ def push(root: Path, targets: Sequence[str]) -> None:
         shared = SharedCache(repo, "push --run-cache")
         repo.push(targets=list(targets))
         with repo.lock:
-            for target in targets:
-                if shared.push(next(iter(repo.stage.collect(target)))):
-                    raise TakenError(target)
+            taken = [target for target in targets if shared.push(next(iter(repo.stage.collect(target))))]
+    if taken:
+        raise TakenError(taken[0])
 
 
 def main() -> int:

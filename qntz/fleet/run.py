@@ -60,7 +60,7 @@ def repro(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
     """
     if odd := [one for one in asked.options if one not in PASSED_ON]:
         do = f"With -j, and with a pipeline for each model, these are passed on: {', '.join(sorted(PASSED_ON))}."
-        raise UsageError(f"{odd[0]} is for one `dvc repro` of all stages", where="repro", do=do)
+        raise UsageError(f"{odd[0]} is for one `dvc repro` of all stages", do=do)
     patience = Patience(asked.seconds)
     with turn(root, patience, say) as held:
         wait_for_dvc(root, patience, say)
@@ -254,7 +254,7 @@ class _Run:
     # what it tells
 
     def _say_idle(self, found: Plan) -> None:
-        self.table.line(f"Nothing to do: {idle(found)} are unchanged.")
+        self.table.line(f"Nothing to do: {idle(found)}.")
 
     def _end(self, found: Plan) -> int:
         self.table.end(self.outcome, found.settled)

@@ -80,8 +80,10 @@ class Table:
 
 def idle(found: Plan) -> str:
     """What was found unchanged, in words."""
-    models = f" and those of {len(found.settled)} models" if found.settled else ""
-    return f"{len(found.planned)} stages{models}"
+    told = "1 stage" if len(found.planned) == 1 else f"{len(found.planned)} stages"
+    if found.settled:
+        return f"{told} and those of {len(found.settled)} models are unchanged"
+    return f"{told} {'is' if told == '1 stage' else 'are'} unchanged"
 
 
 def _table(

@@ -47,6 +47,10 @@ def test_by_hydras_multirun(project: Project) -> None:
     refused = project.run("python", "-m", "examples.sweep", "--multirun", "metod=percentile")
     assert refused.returncode == 1
     assert "Could not override 'metod'" in refused.stderr
+    failed = project.run("python", "-m", "examples.sweep", "--multirun", "method=nonsense")
+    assert failed.returncode != 0
+    assert "nonsense" in failed.stdout + failed.stderr
+    assert "Traceback" not in failed.stdout + failed.stderr
 
 
 @pytest.mark.soak  # DVC's workers have been seen not to end
