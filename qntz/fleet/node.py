@@ -262,7 +262,8 @@ def _reproduced(root: Path, task: Task) -> Answer:
         return answer(UNREACHED, f"the result of {min(refused)} could not be fetched")
     lines = [line for line in text.splitlines() if line.startswith(("ERROR: ", "WARNING: "))]
     how = UNREACHED if may_be_there_again("\n".join(lines)) else FAILED
-    return answer(how, *(lines[-1:] or [f"DVC ended with exit code {code}"]))
+    last = lines[-1] if lines else f"DVC ended with exit code {code}"
+    return answer(how, next((line for line in lines if AWAY.search(line)), last))
 
 
 def may_be_there_again(text: str) -> bool:
