@@ -7,11 +7,11 @@ The keys are those of conf/quantize/int8.yaml, so it is about all engines that t
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,10 +21,11 @@ SWEPT = "conf/quantize/int8.yaml"
 @hydra.main(version_base=None, config_path=str((ROOT / SWEPT).parent), config_name=Path(SWEPT).stem)
 def main(_: DictConfig) -> None:
     """One combination."""
-    told = [part for one in HydraConfig.get().overrides.task for part in ("-S", f"{SWEPT}:{one}")]
+    task = HydraConfig.get().overrides.task
+    told = [part for one in task for part in ("-S", f"{SWEPT}:{one}")]
     code = subprocess.run(["dvc", "exp", "run", "--temp", *told], cwd=ROOT, check=False).returncode
-    if code:  # it has said why
-        sys.exit(code)
+    if code:  # DVC has said why; the other combinations go on
+        raise CompactHydraException(f"{' '.join(task)}: dvc exp run ended with exit code {code}")
 
 
 if __name__ == "__main__":

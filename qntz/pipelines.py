@@ -75,6 +75,11 @@ def shown(address: str) -> str:
     return found[1] if found else address
 
 
+def lock_of(address: str) -> Path:
+    """The dvc.lock, relative to the root, of a stage by DVC's name of it."""
+    return Path(address.rpartition(":")[0]).parent / DVC_LOCK
+
+
 def kinds(root: Path) -> dict[str, str]:
     """What the stages of dvc.yaml under `foreach` are of, "models" or "engines", by name; raises as `wanted`."""
     return {name: str(stage["foreach"])[7:-1] for name, stage in _template(root / DVC_YAML)[0].items()}

@@ -6,12 +6,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ from qntz.config import ENGINE_STAGES, MODEL_STAGES
 from qntz.errors import ArtifactError, ConfigError, QntzError, one_line
 from qntz.fleet.cluster import Cluster, ClusterError, Running, opened
 from qntz.fleet.jobs import Job, give_up, jobs_of, ready
-from qntz.fleet.node import DONE, FAILED, LOST, UNREACHED, Answer, Task, may_be_there_again
+from qntz.fleet.node import DONE, FAILED, LOST, UNREACHED, Answer, Task
 from qntz.fleet.only import REFUSED, write_shell
 from qntz.fleet.outcome import BLOCKED, STOPPED, Outcome
 from qntz.fleet.outcome import FAILED as STAGE_FAILED
 from qntz.fleet.plan import Plan, errors_of, plan
 from qntz.fleet.requests import FleetConfig, read_fleet, requests_of
-from qntz.fleet.results import TAKEN
+from qntz.fleet.results import push_apart
 from qntz.fleet.table import Table, idle
+from qntz.fleet.way import may_be_there_again, telling
 from qntz.fleet.workers import RAN, Said
 from qntz.redact import credentials_in
 from qntz.remotes import require_sound, without_secrets
@@ -39,7 +40,7 @@ from qntz.repro.turns import Patience, turn
 
 STEP = 0.5  # seconds between two looks
 LOGS = "qntz-fleet"  # in DVC's folder of temporary files
-OF_DVC = ("dvc.lock",)  # what may be another than the commit's: workers take results from the run-cache
+OF_DVC = (pipelines.DVC_LOCK,)  # what may be another than the commit's
 READ = (
     "conf",
     "pipelines",
@@ -173,11 +174,7 @@ def _shared(root: Path, config: FleetConfig) -> dict[str, Any]:
         ConfigError: there is no commit, something is not committed, there is no git remote or DVC remote, or the
             address of the first holds a password.
     """
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-        return done.stdout.rstrip("\n") if done.returncode == 0 else ""
-
+    git = partial(_git, root)
     commit = git("rev-parse", "HEAD")
     if not commit:
         raise ConfigError("there is no commit", where=str(root), do="Commit the project: workers check it out.")
@@ -205,6 +202,21 @@ def _shared(root: Path, config: FleetConfig) -> dict[str, Any]:
     below = git("rev-parse", "--show-prefix")
     told = {"repository": repository, "commit": commit, "below": below, "folder": config.folder}
     return {**told, "remote": _remote(root)}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """What git says; "" where it fails."""
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.rstrip("\n") if done.returncode == 0 else ""
+
+
+def _locks(root: Path) -> dict[Path, str]:
+    """DVC's locks that are others than the commit's, by path."""
+    changed = _git(root, "diff", "--name-only", "--relative", "-z", "HEAD")
+    new = _git(root, "ls-files", "--others", "-z", "--", pipelines.DVC_LOCK, str(pipelines.FOLDER))
+    names = {*f"{changed}\0{new}".split("\0")}
+    paths = [path for path in pipelines.locks(root) if str(path) in names and (root / path).is_file()]
+    return {path: (root / path).read_text(encoding="utf-8") for path in paths}
 
 
 def _remote(root: Path) -> dict[str, Any]:
@@ -285,14 +297,13 @@ class _Head:
         return code if ended_by(code) else min(code, 1)
 
     def push(self, targets: Sequence[str]) -> None:
-        """What workers need of stages that they are not given; raises ConfigError where it cannot be pushed."""
-        command = [sys.executable, "-m", "qntz.fleet.results", *targets]
-        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
-        if done.returncode not in (0, TAKEN):
-            why = next((line for line in done.stderr.splitlines() if line.strip()), f"exit code {done.returncode}")
+        """What workers need of stages that they are not given; raises ConfigError where it cannot be pushed. Where
+        there is another result for them, workers take this one all the same: they are sent dvc.lock."""
+        code, said = push_apart(self.root, (), targets)
+        if code:
             more = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
-            do = "See whether DVC's remote can be written: dvc push."
-            raise ConfigError("workers need it, and it cannot be pushed", where=f"{targets[0]}{more}", why=why, do=do)
+            where, do = f"{targets[0]}{more}", "See whether DVC's remote can be written: dvc push."
+            raise ConfigError("workers need it, and it cannot be pushed", where=where, why=telling(said), do=do)
 
 
 class _Run:
@@ -310,6 +321,7 @@ class _Run:
         self.root, self.asked, self.config, self.found, self.say = root, asked, config, found, say
         self.cluster, self.shared = cluster, shared
         self.errors = errors_of(composition)
+        self.locks = _locks(root)
         self.composed = {str(p.relative_to(root)): d.decode() for p, d in composed_files(root, composition).items()}
         self.outcome = Outcome()
         self.table = Table()
@@ -380,7 +392,10 @@ class _Run:
         entries = {self._entry(stage) for stage in job.stages}
         paths = {f"build/config/{kind}/{name}.yaml" for kind, name in entries}
         composed = {path: text for path, text in self.composed.items() if path in paths}
-        task = Task(targets=[self.found.targets[one] for one in job.stages], composed=composed, **self.shared)
+        targets = [self.found.targets[one] for one in job.stages]
+        its = {Path(pipelines.DVC_LOCK), *map(pipelines.lock_of, targets)}
+        locks = {str(path): text for path, text in self.locks.items() if path in its}
+        task = Task(targets=targets, composed=composed, locks=locks, **self.shared)
         request = self.config.request(job.kind)
         try:
             if self.looked.get(job.kind, 0.0) < time.monotonic() - AGAIN:  # the last worker that had it may be gone

@@ -26,30 +26,17 @@ from typing import Any
 
 from qntz.errors import ArtifactError, QntzError, one_line
 from qntz.fleet.only import OTHERWISE, REFUSED, write_shell
-from qntz.fleet.results import TAKEN
+from qntz.fleet.results import push_apart
+from qntz.fleet.way import AWAY, may_be_there_again, telling
 from qntz.fleet.workers import RAN, Said
 from qntz.parent import end_with
 from qntz.pipelines import shown
 from qntz.redact import redacted
 
 DONE, FAILED, UNREACHED, LOST = "done", "failed", "unreached", "lost"
-TRIES, FIRST_WAIT = 5, 1.0  # of a push; seconds before the second one, twice as long before each further one
 SLOTS = 1000
 COMPOSE = "compose"
 SHELL = Path(".dvc/tmp/qntz-shell")
-DENIED = re.compile(
-    r"AccessDenied|Forbidden|Permission denied|Authentication failed|InvalidAccessKeyId|SignatureDoesNotMatch|"
-    r"(locate|No) credentials|NoCredentials|NoSuchBucket",
-    re.IGNORECASE,
-)
-FULL = re.compile(r"No space left|Disk quota exceeded|QuotaExceeded|StorageFull|EntityTooLarge|InsufficientStorage")
-AWAY = re.compile(  # of git, DVC and what they speak with: what may be there again
-    r"connect|connection|timed? ?out|unreachable|reset by peer|temporar|name resolution|not resolve|broken pipe|"
-    r"unexpected(ly)? (eof|closed|disconnect)|early EOF|SlowDown|ServiceUnavailable|InternalError|Bad Gateway|"
-    r"has pushed \S+ first|\b50[0234]\b|failed to (transfer|download|upload|pull|push|fetch)|stale file handle|"
-    r"input/output error",
-    re.IGNORECASE,
-)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _RUNS = re.compile(r"^Running stage '(.+)':$")
 _PASSED = re.compile(r"^Stage '(.+)' (is cached - skipping run|didn't change, skipping)")
@@ -63,8 +50,9 @@ class Task:
 
     Attributes:
         repository: from which it clones. commit: that it checks out. below: the project's folder in it. targets: its
-            stages, as DVC names them. composed: what compose has to come to there, by path. remote: DVC's, its name
-            and options without secrets. folder: for its checkouts, "" for that of the user's caches.
+            stages, as DVC names them. composed: what compose has to come to there, by path. locks: those of
+            DVC, by path, that are others on the head than in the commit: what is made so far is the same for both then.
+            remote: DVC's, its name and options without secrets. folder: for its checkouts, "" for the user's caches.
     """
 
     repository: str
@@ -72,6 +60,7 @@ class Task:
     targets: Sequence[str]
     below: str = ""
     composed: Mapping[str, str] = field(default_factory=dict)
+    locks: Mapping[str, str] = field(default_factory=dict)
     remote: Mapping[str, Any] = field(default_factory=dict)
     folder: str = ""
 
@@ -207,7 +196,7 @@ def _run(command: Sequence[str], *, check: bool = False, **extra: str) -> subpro
 
 
 def _set_up(root: Path, task: Task) -> None:
-    """The remote, and the shell that runs no stages but the task's own."""
+    """The remote, DVC's locks, and the shell that runs no stages but the task's own."""
     from configobj import ConfigObj
 
     from qntz.remotes import LOCAL, dvc_root
@@ -221,6 +210,8 @@ def _set_up(root: Path, task: Task) -> None:
         local["core"] = {"remote": name}
         local[f'remote "{name}"'] = dict(task.remote["options"])
         local.write()
+    for path, text in task.locks.items():
+        (root / path).write_text(text, encoding="utf-8")
     digests = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in task.composed.items()}
     write_shell(root / SHELL, [shown(one) for one in task.targets], digests)
 
@@ -239,16 +230,19 @@ def _reproduced(root: Path, task: Task) -> Answer:
     said = Said.of(text)
     reasons = failures(text)
     made = {stage: what for stage, what in said.stages.items() if stage not in reasons}
-    own = [stage for stage, what in made.items() if shown(stage) != COMPOSE and (stage in task.targets or what == RAN)]
-    pushed = _push(own) if own else ""
+    ran = [stage for stage, what in made.items() if what == RAN and shown(stage) != COMPOSE]
+    there = [
+        stage for stage, what in made.items() if what != RAN and stage in task.targets
+    ]  # not pushed before, perhaps
+    code_of_push, text_of_push = push_apart(root, ran, there) if ran or there else (0, "")
 
     def answer(how: str, *why: str) -> Answer:
         return Answer(how, why, made, {stage: lines for stage, lines in reasons.items() if lines}, said=text)
 
-    if pushed:
+    if code_of_push:
         made = {}  # for all others
-        what = f"what was made is not pushed: {_telling(pushed)}"
-        return answer(UNREACHED, what) if may_be_there_again(pushed) else answer(FAILED, what)
+        what = f"what was made is not pushed: {telling(text_of_push)}"
+        return answer(UNREACHED if may_be_there_again(text_of_push) else FAILED, what)
     if code == 0:
         return answer(DONE)
     if ended := ended_by(code):
@@ -260,15 +254,9 @@ def _reproduced(root: Path, task: Task) -> Answer:
         return answer(FAILED)
     if refused:
         return answer(UNREACHED, f"the result of {min(refused)} could not be fetched")
-    lines = [line for line in text.splitlines() if line.startswith(("ERROR: ", "WARNING: "))]
-    how = UNREACHED if may_be_there_again("\n".join(lines)) else FAILED
-    last = lines[-1] if lines else f"DVC ended with exit code {code}"
-    return answer(how, next((line for line in lines if AWAY.search(line)), last))
-
-
-def may_be_there_again(text: str) -> bool:
-    """Whether what went wrong lies in the way to another machine, and may not be so in a moment."""
-    return bool(AWAY.search(text)) and not FULL.search(text) and not DENIED.search(text)
+    lines = "\n".join(line for line in text.splitlines() if line.startswith(("ERROR: ", "WARNING: ")))
+    how = UNREACHED if may_be_there_again(lines) else FAILED
+    return answer(how, telling(lines) or f"DVC ended with exit code {code}")
 
 
 def failures(text: str) -> dict[str, list[str]]:
@@ -314,29 +302,6 @@ def _flat(told: Any, at: str = "") -> dict[str, Any]:
     if not isinstance(told, Mapping):
         return {at: told}
     return {key: one for name, part in told.items() for key, one in _flat(part, f"{at}.{name}".lstrip(".")).items()}
-
-
-def _push(stages: Sequence[str]) -> str:
-    """Pushes what stages made; returns what was said where it went wrong, "" for nothing."""
-    wait = FIRST_WAIT
-    for number in range(TRIES):
-        if number:
-            time.sleep(wait)
-            wait *= 2
-        done = _run([sys.executable, "-m", "qntz.fleet.results", *stages])
-        if done.returncode == 0:
-            return ""
-        text = done.stdout + done.stderr or f"exit code {done.returncode}"
-        if done.returncode == TAKEN or not may_be_there_again(text):
-            break
-    return text
-
-
-def _telling(text: str) -> str:
-    """Of many lines, that which tells why."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    lines.sort(key=lambda line: not (FULL.search(line) or DENIED.search(line)))
-    return lines[0].removeprefix("ERROR: ")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ from qntz.repro.run import HANDED_ON, environment
 RAN, RESTORED, UNCHANGED = "ran", "restored", "unchanged"
 _SAID = {
     RAN: re.compile(r"^Running stage '(.+)':$"),
-    RESTORED: re.compile(r"^Stage '(.+)' is cached - skipping run, checking out outputs$"),
+    RESTORED: re.compile(  # from the run-cache; as dvc.lock has it, under --pull
+        r"^(?:Stage (?='.+' is cached - skipping run, checking out outputs$)|Pulling data for stage: )'([^']+)'"
+    ),
     UNCHANGED: re.compile(r"^Stage '(.+)' didn't change, skipping$"),
 }
 _FAILED = re.compile(r"^ERROR: failed to reproduce '(.+?)'")

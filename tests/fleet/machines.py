@@ -27,8 +27,8 @@ def entries(count: int, kinds: dict[str, str] | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def commit(project: Project) -> str:
-    for command in (("add", "-A"), (*IDENTITY, "commit", "-q", "--allow-empty", "-m", "as it is")):
+def commit(project: Project, what: str = "-A") -> str:
+    for command in (("add", what), (*IDENTITY, "commit", "-q", "--allow-empty", "-m", "as it is")):
         done = project.run("git", *command)
         assert done.returncode == 0, done.stderr
     return project.run("git", "rev-parse", "HEAD").stdout.strip()
@@ -44,6 +44,17 @@ def shared(path: Path, text: str, remote: str, fleet: str = "", **environment: s
     assert done.returncode == 0, done.stderr
     commit(project)
     return project
+
+
+def serial_beside(project: Project, text: str, split: bool) -> Project:
+    """One beside it with the same entries, for a run on this machine. split: each model with a pipeline of its own, in
+    both; of many, DVC spends most of the time in dvc.lock else, as the README has it."""
+    serial = new_project(project.path.parent / "serial")
+    serial.params(text)
+    if split:
+        assert [one.qntz("pipelines", "--split").returncode for one in (project, serial)] == [0, 0]
+        commit(project)
+    return serial
 
 
 def at_work(project: Project) -> list[psutil.Process]:

@@ -17,6 +17,7 @@ import pytest
 
 from qntz.compose import composed_entries, composed_files
 from qntz.fleet.node import DONE, FAILED, LOST, UNREACHED, failures, work
+from qntz.fleet.results import TAKEN
 from tests.fleet.machines import commit, entries, shared
 from tests.pipeline.conftest import Project
 from tests.pipeline.test_trouble import mounted
@@ -79,6 +80,28 @@ def test_stages_that_fail_are_told_and_all_else_is_made_and_pushed(tmp_path: Pat
     alien = work(task(project, folder=str(tmp_path / "elsewhere"), targets=["report@m0"]))
     assert alien["how"] == UNREACHED
     assert alien["why"] == ["the result of verify@m0-fp32 could not be fetched"]
+
+
+def test_what_the_lock_has_is_kept_though_the_remote_has_another_result(project: Project) -> None:
+    """And one that is made here while another is there is not pushed: the task is done again, with the other."""
+    assert project.qntz("repro", "-j", "2").returncode == 0
+    assert project.dvc("push").returncode == 0
+    engine, results = project.path / "build/models/m0/engines/m0-fp32/model.engine", "qntz.fleet.results"
+    kept = engine.read_bytes()
+    lock = (project.path / "dvc.lock").read_text()
+    engine.write_bytes(kept + b"\0")
+    assert project.dvc("commit", "-f", "engine@m0-fp32").returncode == 0
+    assert project.run("python", "-m", results, "engine@m0-fp32", "--").returncode == 0
+    # with the head's own lock
+    told = work(task(project, targets=ALL[6:], locks={"dvc.lock": lock}))
+    assert told["how"] == DONE, told
+    assert told["stages"] == {"compose": "ran", **dict.fromkeys(ALL, "restored")}
+    (made,) = (project.path.parent / "work").glob("*/*/0/build/models/m0/engines/m0-fp32/model.engine")
+    assert made.read_bytes() == kept
+    (project.path / "dvc.lock").write_text(lock)
+    taken = project.run("python", "-m", results, "engine@m0-fp32", "--")
+    assert (taken.returncode, taken.stderr) == (TAKEN, "ERROR: another worker has pushed engine@m0-fp32 first\n")
+    assert project.run("python", "-m", results, "--", "engine@m0-fp32").returncode == 0
 
 
 def test_what_dvc_says_of_several_failures() -> None:

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.fleet.machines import at_work, commit, entries, shared, wait_for_none, wait_for_work
-from tests.pipeline.conftest import Project, new_project
+from tests.fleet.machines import at_work, commit, entries, serial_beside, shared, wait_for_none, wait_for_work
+from tests.pipeline.conftest import Project
 from tests.pipeline.s3_server import BUCKET, CREDENTIALS, FEW_TRIES, Server, program
 
 pytestmark = pytest.mark.slow
@@ -95,11 +95,7 @@ def start(project: Project, nodes: Nodes, *arguments: str) -> subprocess.Popen[s
 def test_a_worker_is_killed_and_the_remote_cut_off(count: int, nodes: Nodes, server: Server, tmp_path: Path) -> None:
     """All engines are there at the end, as a serial run makes them, and nothing ran twice but what was lost."""
     project = with_s3(tmp_path / "head", entries(count), server)
-    serial = new_project(tmp_path / "serial")
-    serial.params(entries(count))
-    if count > 10:  # as the README has it: else most of the time is DVC's, writing dvc.lock
-        assert [one.qntz("pipelines", "--split").returncode for one in (project, serial)] == [0, 0]
-        commit(project)
+    serial = serial_beside(project, entries(count), split=count > 10)
     head = start(project, nodes)
     killed = wait_for_work(project, "stages.torchscript")
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -197,6 +193,30 @@ def test_what_is_made_here_alone_is_pushed_first(nodes: Nodes, tmp_path: Path) -
     assert head.returncode == 0, said
     assert said.startswith("quantize@m0-int8 to report@m0: 4 ran on "), said
     assert project.repro() == set()
+
+
+def test_of_two_engines_for_the_same_inputs_each_workspace_keeps_its_own(nodes: Nodes, tmp_path: Path) -> None:
+    """Large ones of TensorRT are not the same bytes twice. What a cluster makes of one comes from the head's, and not
+    from the one that is in the remote."""
+    project = shared(tmp_path / "head", entries(1, {"fp32": "onnxruntime"}), str(tmp_path / "remote"))
+    subprocess.run(["git", "clone", "-q", project.path, tmp_path / "first"], check=True)
+    first, engine = Project(tmp_path / "first"), "build/models/m0/engines/m0-fp32/model.engine"
+    for one in (first, project):
+        assert one.qntz("repro", "-j", "2").returncode == 0
+    (first.path / engine).write_bytes((project.path / engine).read_bytes() + b"\0")
+    for command in (
+        ("dvc", "commit", "-f", "engine@m0-fp32"),
+        ("python", "-m", "qntz.fleet.results", "engine@m0-fp32", "--"),
+    ):
+        assert first.run(*command).returncode == 0
+    project.edit("params.yaml", "engine: {use", "verify: {tolerance: {relative: 0.5}}, engine: {use")
+    commit(project, "params.yaml")
+    head = start(project, nodes)
+    said, _ = head.communicate(timeout=600)
+    assert head.returncode == 0, said
+    assert said.startswith("verify@m0-fp32 to report@m0: 2 ran on "), said
+    assert project.repro() == set()
+    assert (project.path / engine).read_bytes() + b"\0" == (first.path / engine).read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.soak)])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.fleet import slurm
-from tests.fleet.machines import commit, entries, shared, wait_for_none, wait_for_work
-from tests.pipeline.conftest import Project, new_project
+from tests.fleet.machines import entries, serial_beside, shared, wait_for_none, wait_for_work
+from tests.pipeline.conftest import Project
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,11 +44,7 @@ def test_a_job_that_is_killed_is_given_again(count: int, cluster: dict[str, str]
     project = shared(
         tmp_path / "head", entries(count), str(tmp_path / "remote"), "default: {slurm: {constraint: sm90}}\n"
     )
-    serial = new_project(tmp_path / "serial")
-    serial.params(entries(count))
-    if count > 10:  # as the README has it: else most of the time is DVC's, writing dvc.lock
-        assert [one.qntz("pipelines", "--split").returncode for one in (project, serial)] == [0, 0]
-        commit(project)
+    serial = serial_beside(project, entries(count), split=count > 10)
     head = start(project, cluster)
     wait_for_work(project, "stages.torchscript").kill()
     said, _ = head.communicate(timeout=3000)

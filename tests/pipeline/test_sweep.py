@@ -40,17 +40,19 @@ def require_swept(project: Project) -> list[dict[str, str]]:
 
 
 def test_by_hydras_multirun(project: Project) -> None:
-    done = project.run("python", "-m", "examples.sweep", "--multirun", "method=percentile,entropy")
-    assert done.returncode == 0, done.stdout + done.stderr
+    """A combination that fails stops none of the others, and is told at the end."""
+    done = project.run("python", "-m", "examples.sweep", "--multirun", "method=nonsense,percentile,entropy")
+    assert done.returncode == 1
+    assert "nonsense" in done.stdout
+    assert done.stderr.splitlines()[-1] == "method=nonsense: dvc exp run ended with exit code 255"
+    assert "Traceback" not in done.stdout + done.stderr
     require_swept(project)
     assert project.run("git", "status", "--porcelain").stdout == ""
+    good = project.run("python", "-m", "examples.sweep", "--multirun", "method=percentile")
+    assert good.returncode == 0, good.stdout + good.stderr
     refused = project.run("python", "-m", "examples.sweep", "--multirun", "metod=percentile")
     assert refused.returncode == 1
     assert "Could not override 'metod'" in refused.stderr
-    failed = project.run("python", "-m", "examples.sweep", "--multirun", "method=nonsense")
-    assert failed.returncode != 0
-    assert "nonsense" in failed.stdout + failed.stderr
-    assert "Traceback" not in failed.stdout + failed.stderr
 
 
 @pytest.mark.soak  # DVC's workers have been seen not to end
