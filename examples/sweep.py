@@ -7,6 +7,7 @@ The keys are those of conf/quantize/int8.yaml, so it is about all engines that t
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import hydra
@@ -22,8 +23,9 @@ SWEPT = "conf/quantize/int8.yaml"
 def main(_: DictConfig) -> None:
     """One combination."""
     task = HydraConfig.get().overrides.task
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp"]
     told = [part for one in task for part in ("-S", f"{SWEPT}:{one}")]
-    code = subprocess.run(["dvc", "exp", "run", "--temp", *told], cwd=ROOT, check=False).returncode
+    code = subprocess.run([*command, *told], cwd=ROOT, check=False).returncode
     if code:  # DVC has said why; the other combinations go on
         raise CompactHydraException(f"{' '.join(task)}: dvc exp run ended with exit code {code}")
 

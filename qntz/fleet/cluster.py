@@ -26,7 +26,9 @@ class Running(Protocol):
 
 
 class Cluster(Protocol):
-    """Ray or Slurm."""
+    """Ray or Slurm. place: which it is, for people; "" where there can be one alone."""
+
+    place: str
 
     def refusal(self, request: Request) -> str:
         """Why no worker could ever take what is asked so, in words; "" where one can."""

@@ -31,7 +31,8 @@ from qntz.fleet.requests import FleetConfig, read_fleet, requests_of
 from qntz.fleet.results import push_apart
 from qntz.fleet.table import Table, idle
 from qntz.fleet.way import may_be_there_again, telling
-from qntz.fleet.workers import RAN, Said
+from qntz.fleet.workers import Said
+from qntz.provenance.forecast import RESTORED
 from qntz.redact import credentials_in
 from qntz.remotes import require_sound, without_secrets
 from qntz.repro.mend import mend, state_folder
@@ -95,6 +96,13 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
                 return code
             head.push([found.targets[one] for one in found.composed_from])
             composition, found = _planned(root, asked, params, say)
+        here = [one.stage for one in found.planned if one.action == RESTORED and _is_entry(one.stage)]
+        if here:  # by the cache of this machine, which workers have not
+            code = head.pull([found.targets[one] for one in here])
+            if code:
+                return code
+            Table().line(f"{len(here)} {'stage is' if len(here) == 1 else 'stages are'} restored from the cache here")
+            composition, found = _planned(root, asked, params, say)
         to_do = found.to_do(False)
         order = [one for one in to_do if _is_entry(one)]
         if not to_do:
@@ -107,12 +115,20 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
         shared = shared or _shared(root, config)
         cluster = opened(asked.on, asked.address, state_folder(root) / LOGS / "slurm")
         try:
+            if cluster.place and not asked.address:  # it may be another than the one that is meant
+                say(f"on {cluster.place}")
             _require_workers(cluster, config, {job.kind for job in todo})
             kept = found.above(order) - {*to_do, found.compose}
             if kept:  # what they come from is made, here perhaps and nowhere else
                 head.push([found.targets[one] for one in sorted(kept) if one in found.targets])
             run = _Run(root, asked, config, composition, found, cluster, shared, say)
-            run.go(todo)
+            try:
+                run.go(todo)
+            except ClusterError:  # what was made is there all the same
+                run.end(1)
+                if run.made:
+                    head.pull([found.targets[one] for one in run.made])
+                raise
         finally:
             try:
                 cluster.close()
@@ -211,12 +227,16 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def _locks(root: Path) -> dict[Path, str]:
-    """DVC's locks that are others than the commit's, by path."""
-    changed = _git(root, "diff", "--name-only", "--relative", "-z", "HEAD")
-    new = _git(root, "ls-files", "--others", "-z", "--", pipelines.DVC_LOCK, str(pipelines.FOLDER))
-    names = {*f"{changed}\0{new}".split("\0")}
-    paths = [path for path in pipelines.locks(root) if str(path) in names and (root / path).is_file()]
-    return {path: (root / path).read_text(encoding="utf-8") for path in paths}
+    """DVC's locks that are others than the commit's, by path: what stands in them, "" for those that are gone."""
+    ours = [str(path) for path in pipelines.locks(root)]
+    listed = [
+        _git(root, "diff", "--name-only", "--relative", "-z", "HEAD"),
+        _git(root, "ls-files", "--others", "-z", "--", *ours),  # ignored by git, perhaps
+        _git(root, "ls-files", "--others", "-z", "--exclude-standard", "--", f":(glob)**/{pipelines.DVC_LOCK}"),
+    ]
+    names = {name for text in listed for name in text.split("\0") if Path(name).name in OF_DVC}
+    there = {Path(name): root / name for name in sorted(names)}
+    return {name: path.read_text(encoding="utf-8") if path.is_file() else "" for name, path in there.items()}
 
 
 def _remote(root: Path) -> dict[str, Any]:
@@ -322,6 +342,7 @@ class _Run:
         self.cluster, self.shared = cluster, shared
         self.errors = errors_of(composition)
         self.locks = _locks(root)
+        self.of_models = pipelines.locks(root)[1:]
         self.composed = {str(p.relative_to(root)): d.decode() for p, d in composed_files(root, composition).items()}
         self.outcome = Outcome()
         self.table = Table()
@@ -393,8 +414,8 @@ class _Run:
         paths = {f"build/config/{kind}/{name}.yaml" for kind, name in entries}
         composed = {path: text for path, text in self.composed.items() if path in paths}
         targets = [self.found.targets[one] for one in job.stages]
-        its = {Path(pipelines.DVC_LOCK), *map(pipelines.lock_of, targets)}
-        locks = {str(path): text for path, text in self.locks.items() if path in its}
+        others = {*self.of_models} - {*map(pipelines.lock_of, targets)}
+        locks = {str(path): text for path, text in self.locks.items() if path not in others}
         task = Task(targets=targets, composed=composed, locks=locks, **self.shared)
         request = self.config.request(job.kind)
         try:
@@ -420,7 +441,7 @@ class _Run:
     def _mine(self, job: Job, answer: Answer) -> dict[str, str]:
         """What became of the task's own stages, taken down; what ran is counted."""
         told = {pipelines.shown(stage): what for stage, what in answer.stages.items()}
-        self.runs.update(stage for stage, what in told.items() if what == RAN and _is_entry(stage))
+        self.runs.update(stage for stage in map(pipelines.shown, answer.ran) if _is_entry(stage))
         mine = {stage: told[stage] for stage in job.stages if stage in told}
         self.outcome.stages |= mine
         return mine

@@ -40,6 +40,10 @@ SHELL = Path(".dvc/tmp/qntz-shell")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _RUNS = re.compile(r"^Running stage '(.+)':$")
 _PASSED = re.compile(r"^Stage '(.+)' (is cached - skipping run|didn't change, skipping)")
+_AS_LOCKED = re.compile(
+    r"^(?:Pulling data for stage: (?='.+'$)|Stage (?='.+' didn't change, skipping$))'([^']+)'", re.M
+)
+_GONE = re.compile(r"^Unable to pull data for stage: '(.+)'$", re.M)
 _FAILED = re.compile(r"^ERROR: failed to reproduce (?:stages: )?('.*')")
 _EXITED = "WARNING: failed to run: "
 
@@ -67,15 +71,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a task. how: "done"; "failed", by a stage or for good; "unreached", where git, the remote or its
-    data were not there; "lost", where the worker ended. why: in lines. stages: what became of each, as DVC names them,
-    but for those whose results nobody else can have.
-    failed: those that did, with their reasons. host: on which. seconds: that it took. said: all that DVC said."""
+    """What came of a task.
+
+    Attributes:
+        how: "done"; "failed", by a stage or for good; "unreached", where git, the remote or its data were not there;
+            "lost", where the worker ended. why: in lines. stages: what became of each, as DVC names them, but for those
+            whose results nobody else can have. failed: those that did, with their reasons. ran: those that did,
+            whatever came of it. host: on which. seconds: that it took. said: all that DVC said.
+    """
 
     how: str
     why: Sequence[str] = ()
     stages: Mapping[str, str] = field(default_factory=dict)
     failed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ran: Sequence[str] = ()
     host: str = ""
     seconds: float = 0.0
     said: str = ""
@@ -211,7 +220,11 @@ def _set_up(root: Path, task: Task) -> None:
         local[f'remote "{name}"'] = dict(task.remote["options"])
         local.write()
     for path, text in task.locks.items():
-        (root / path).write_text(text, encoding="utf-8")
+        if text:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text, encoding="utf-8")
+        else:
+            (root / path).unlink(missing_ok=True)
     digests = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in task.composed.items()}
     write_shell(root / SHELL, [shown(one) for one in task.targets], digests)
 
@@ -231,13 +244,15 @@ def _reproduced(root: Path, task: Task) -> Answer:
     reasons = failures(text)
     made = {stage: what for stage, what in said.stages.items() if stage not in reasons}
     ran = [stage for stage, what in made.items() if what == RAN and shown(stage) != COMPOSE]
-    there = [
-        stage for stage, what in made.items() if what != RAN and stage in task.targets
-    ]  # not pushed before, perhaps
-    code_of_push, text_of_push = push_apart(root, ran, there) if ran or there else (0, "")
+    # what it found may not have been pushed before; where that is as the head's dvc.lock has it, another may have been
+    there = [stage for stage, what in made.items() if what != RAN and stage in task.targets]
+    kept = [stage for stage in there if stage in {*_AS_LOCKED.findall(text)} - {*_GONE.findall(text)}]
+    new = [*ran, *(stage for stage in there if stage not in kept)]
+    code_of_push, text_of_push = push_apart(root, new, kept) if new or kept else (0, "")
 
     def answer(how: str, *why: str) -> Answer:
-        return Answer(how, why, made, {stage: lines for stage, lines in reasons.items() if lines}, said=text)
+        failed = {stage: lines for stage, lines in reasons.items() if lines}
+        return Answer(how, why, made, failed, ran, said=text)
 
     if code_of_push:
         made = {}  # for all others
@@ -252,6 +267,9 @@ def _reproduced(root: Path, task: Task) -> Answer:
     refused = {*REFUSED.findall(text)}
     if any(lines and shown(stage) not in refused for stage, lines in reasons.items() if stage in task.targets):
         return answer(FAILED)
+    elsewhere = [line for stage, lines in reasons.items() if shown(stage) not in refused for line in lines]
+    if elsewhere:  # in compose, or a stage of the user's own
+        return answer(FAILED, *elsewhere)
     if refused:
         return answer(UNREACHED, f"the result of {min(refused)} could not be fetched")
     lines = "\n".join(line for line in text.splitlines() if line.startswith(("ERROR: ", "WARNING: ")))

@@ -41,10 +41,11 @@ class Ray:
             if ":" in address and "://" not in address:  # Ray itself tries for minutes
                 host, _, port = address.rpartition(":")
                 socket.create_connection((host, int(port)), timeout=SECONDS).close()
-            ray.init(address=address or "auto", log_to_driver=False, logging_level="ERROR")
+            found = ray.init(address=address or "auto", log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # it has many kinds
             do = "Start one with `ray start --head`, or give --address HOST:PORT."
             raise ClusterError("no cluster of Ray can be reached", where=address, why=one_line(error), do=do) from error
+        self.place = f"Ray at {found.address_info['gcs_address']}"
         self._work = ray.remote(max_retries=0, num_cpus=1)(node.work)
 
     def refusal(self, request: Request) -> str:
@@ -62,7 +63,10 @@ class Ray:
         return f"none of {len(nodes)} nodes has {asked}; there are {', '.join(known)}"
 
     def start(self, task: Mapping[str, Any], request: Request, name: str) -> _Task:
-        return _Task(self._ray, self._work.options(name=name, **request.ray).remote(dict(task)))
+        try:
+            return _Task(self._ray, self._work.options(name=name, **request.ray).remote(dict(task)))
+        except (ConnectionError, self._ray.exceptions.RayError) as error:
+            raise ClusterError("Ray does not answer", why=one_line(error)) from error
 
     def close(self) -> None:
         self._ray.shutdown()
@@ -73,10 +77,10 @@ class _Task:
         self._ray, self._reference = ray, reference
 
     def poll(self) -> Answer | None:
-        done, _ = self._ray.wait([self._reference], timeout=0)
-        if not done:
-            return None
         try:
+            done, _ = self._ray.wait([self._reference], timeout=0)
+            if not done:
+                return None
             return Answer(**self._ray.get(self._reference))
         except self._ray.exceptions.RayTaskError as error:  # of our own code on the worker
             return Answer(node.FAILED, [one_line(error.cause if isinstance(error.cause, Exception) else error)])
@@ -84,7 +88,9 @@ class _Task:
             return Answer(node.FAILED, [one_line(error)])
         except self._ray.exceptions.RayError as error:  # of the worker, its node, or the way to them
             return Answer(LOST, [one_line(error)])
+        except ConnectionError as error:  # of a client from afar
+            raise ClusterError("Ray does not answer any more", why=one_line(error)) from error
 
     def cancel(self) -> None:
-        with contextlib.suppress(self._ray.exceptions.RayError):
+        with contextlib.suppress(ConnectionError, self._ray.exceptions.RayError):
             self._ray.cancel(self._reference, force=True)

@@ -14,14 +14,15 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from qntz.errors import one_line
 from qntz.fleet.cluster import ClusterError
-from qntz.fleet.node import AWAY, FAILED, LOST, Answer, command_of
+from qntz.fleet.node import FAILED, LOST, Answer, command_of
 from qntz.fleet.requests import Request
+from qntz.fleet.way import AWAY
 from qntz.redact import credentials_in, is_secret
 
 LOOK = 1.0  # seconds between two questions to Slurm
@@ -36,7 +37,7 @@ SECONDS = 60.0  # for a command
 
 
 class Slurm:
-    """A `qntz.fleet.cluster.Cluster`.
+    """A `qntz.fleet.cluster.Cluster`; a machine has one of them.
 
     Args:
         folder: for what jobs read and write; on a file system that the nodes see.
@@ -44,6 +45,8 @@ class Slurm:
     Raises:
         ClusterError: Slurm does not answer.
     """
+
+    place = ""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -54,14 +57,19 @@ class Slurm:
         for path in self._folder.iterdir():  # a number may be given to another job by now
             path.unlink()
         self._states: dict[str, str] = {}
+        self._given, self._sure = set[str](), True
         self._asked = self._answered = time.monotonic()
 
-    def _end_left(self) -> None:
-        """Ends jobs of this project that Slurm still has: of an earlier run that was killed, too, which are asked for
-        again."""
+    def _end_left(self, but: Collection[str] = ()) -> None:
+        """Ends jobs of this project that Slurm still has, but for some: of an earlier run that was killed, too, which
+        are asked for again."""
         found = _told("squeue", "--noheader", "--me", "--format=%i %Z")
         here = str(self._folder.resolve())
-        left = [job for job, _, at in (line.strip().partition(" ") for line in found.splitlines()) if at == here]
+        left = [
+            job
+            for job, _, at in (line.strip().partition(" ") for line in found.splitlines())
+            if at == here and job not in but
+        ]
         if left:
             _told("scancel", *left)
 
@@ -73,12 +81,17 @@ class Slurm:
         return "" if done.returncode == 0 else why
 
     def start(self, task: Mapping[str, Any], request: Request, name: str) -> _Job:
+        if not self._sure:  # one that did not answer may have taken a job, which is given again now
+            self._end_left(self._given)
+        self._sure = False
         number = f"{time.time_ns():x}"
         given, answer = self._folder / f"{number}.json", self._folder / f"{number}.answer.json"
         given.write_text(json.dumps(task), encoding="utf-8")
         options = [f"--job-name={name}", f"--chdir={self._folder.resolve()}", "--output=%j.log", "--no-requeue"]
         wrap = f"--wrap=exec {shlex.join(command_of(given.resolve(), answer.resolve()))}"
         job = _told("sbatch", "--parsable", *options, *_options(request), wrap).strip().partition(";")[0]
+        self._given.add(job)
+        self._sure = True
         self._states[job] = "PENDING"
         return _Job(self, job, answer, self._folder / f"{job}.log")
 
@@ -106,9 +119,9 @@ class _Job:
 
     def poll(self) -> Answer | None:
         state = self._slurm.state(self._job)
-        os.listdir(self._answer.parent)  # else a file system of the net may go by what it knew
         answer = None
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # a file system of the net may be away for a moment
+            os.listdir(self._answer.parent)  # else it may go by what it knew
             answer = Answer(**json.loads(self._answer.read_text(encoding="utf-8")))
         if answer is not None and answer.how != LOST:
             return answer

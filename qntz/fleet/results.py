@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from qntz.errors import one_line
 from qntz.fleet.way import may_be_there_again
 from qntz.parent import end_with
 
@@ -25,9 +26,10 @@ class TakenError(Exception):
     """Another worker has pushed another result for the same inputs: an engine is not the same bytes twice."""
 
 
-def push(root: Path, made: Sequence[str], kept: Sequence[str] = ()) -> None:
-    """Pushes files and run-cache entries of stages, as DVC names them; raises what DVC does, and at the end TakenError
-    for one that was made of which there is another: the first result is everybody's.
+def push(made: Sequence[str], kept: Sequence[str] = ()) -> None:
+    """Pushes files and run-cache entries of stages, as DVC names them, of the project in the working directory; raises
+    what DVC does, and at the end TakenError for one that was made of which there is another: the first result is
+    everybody's.
 
     Args:
         kept: stages of which there may be another: who needs these has them by dvc.lock.
@@ -36,7 +38,7 @@ def push(root: Path, made: Sequence[str], kept: Sequence[str] = ()) -> None:
 
     from qntz.repro.run_cache import SharedCache
 
-    with Repo(str(root)) as repo:
+    with Repo() as repo:
         shared = SharedCache(repo, "push --run-cache")
         repo.push(targets=[*made, *kept])
         with repo.lock:
@@ -68,20 +70,17 @@ def push_apart(root: Path, made: Sequence[str], kept: Sequence[str] = ()) -> tup
 
 
 def main() -> int:
-    from dvc.exceptions import DvcException
-
     split = sys.argv.index("--")
+    if sys.path[0] == os.getcwd():  # that of `python -m`: nothing of the project is to stand in for a module of DVC
+        del sys.path[0]
     try:
-        push(Path.cwd(), sys.argv[1:split], sys.argv[split + 1 :])
-    except DvcException as error:
-        print(f"ERROR: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
+        push(sys.argv[1:split], sys.argv[split + 1 :])
     except TakenError as error:
         print(f"ERROR: another worker has pushed {error} first", file=sys.stderr)
         return TAKEN
+    except Exception as error:  # of DVC, the file system, and what speaks with the remote
+        print(f"ERROR: {one_line(error)}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -20,19 +20,27 @@ AWAY = re.compile(
 )
 
 
+_STAGES = re.compile(r"'[^'\n]*@[^'\n]*'")  # whose names are people's own
+
+
 def may_be_there_again(text: str) -> bool:
     """Whether what went wrong lies in the way to another machine, and may not be so in a moment."""
-    return bool(AWAY.search(text)) and not _is_for_good(text)
+    return _is_away(text) and not _is_for_good(text)
 
 
 def telling(text: str) -> str:
     """Of the lines that were said, that which tells why: of what is for good, else of the way, else the last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for tells in (_is_for_good, AWAY.search):
+    for tells in (_is_for_good, _is_away):
         if found := next(filter(tells, lines), None):
             return found.removeprefix("ERROR: ")
     return lines[-1].removeprefix("ERROR: ") if lines else ""
 
 
+def _is_away(text: str) -> bool:
+    return bool(AWAY.search(_STAGES.sub("''", text)))
+
+
 def _is_for_good(text: str) -> bool:
-    return bool(FULL.search(text) or DENIED.search(text))
+    said = _STAGES.sub("''", text)
+    return bool(FULL.search(said) or DENIED.search(said))

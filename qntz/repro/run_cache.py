@@ -45,18 +45,20 @@ class SharedCache:
             raise RunCacheNotSupported(f"there is no run-cache over http: {self._remote.path}")
         self._cache, self._here = repo.stage_cache, repo.cache.legacy
 
-    def values(self, folder: Path) -> dict[str, str]:
-        """The paths of the entries that the remote has for one key, by their names. folder: of the local ones."""
+    def entry(self, folder: Path) -> str | None:
+        """The name of the entry that the remote has for one key, None for none. Of two that were pushed in one moment
+        all take the same. folder: of the local ones."""
         there, fs = self._there(folder), self._remote.fs
-        found = {fs.name(path): path for path in fs.find(there)} if fs.exists(there) else {}
-        return {name: path for name, path in found.items() if _NAME.fullmatch(name)}  # not what is being written
+        found = map(fs.name, fs.find(there)) if fs.exists(there) else ()
+        return min((name for name in found if _NAME.fullmatch(name)), default=None)  # not what is being written
 
     def fetch(self, folder: Path) -> None:
-        """Brings those for one key here."""
+        """Brings that for one key here, as the newest that there is."""
         from dvc.fs import generic
 
-        for name, path in self.values(folder).items():
+        if (name := self.entry(folder)) is not None:
             folder.mkdir(parents=True, exist_ok=True)
+            path = self._remote.fs.join(self._there(folder), name)
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 generic.copy(self._remote.fs, path, self._here.fs, str(folder / name))
 
@@ -69,10 +71,10 @@ class SharedCache:
         if not _can_hash(stage):
             return False
         folder = Path(self._cache._get_cache_dir(_get_stage_hash(stage)))
-        taken, value = {*self.values(folder)}, _get_cache_hash(to_single_stage_lockfile(stage))
-        if taken - {value}:
-            return True
-        if value not in taken and (folder / value).is_file():
+        taken, value = self.entry(folder), _get_cache_hash(to_single_stage_lockfile(stage))
+        if taken is not None:
+            return taken != value
+        if (folder / value).is_file():
             there = self._remote.fs.join(self._there(folder), value)
             generic.copy(self._here.fs, str(folder / value), self._remote.fs, there)
         return False
@@ -82,15 +84,21 @@ class SharedCache:
 
 
 def fetch_by_stage() -> None:
-    """From now on DVC fetches, in this process, of the run-cache what each stage asks for, in place of all of it. One
-    that has other names for it goes on as it does."""
+    """From now on DVC fetches, in this process, of the run-cache what each stage asks for, in place of all of it; and
+    asks it too where the data that dvc.lock names are nowhere, of which it says else that there are none. One that has
+    other names for it goes on as it does."""
     from dvc.stage import cache as of_dvc
 
-    known = {"pull": ["self", "remote", "odb"], "_load": ["self", "stage"], "_get_cache_dir": ["self", "key"]}
+    known = {
+        "pull": ["self", "remote", "odb"],
+        "restore": ["self", "stage", "run_cache", "pull", "dry"],
+        "_load": ["self", "stage"],
+        "_get_cache_dir": ["self", "key"],
+    }
     found = {name: getattr(of_dvc.StageCache, name, None) for name in known}
     if {name: [*inspect.signature(one).parameters] for name, one in found.items() if one} != known:
         return
-    load, key = of_dvc.StageCache._load, of_dvc._get_stage_hash
+    load, key, restore = of_dvc.StageCache._load, of_dvc._get_stage_hash, of_dvc.StageCache.restore
 
     def pull(cache: Any, remote: str | None, odb: Any = None) -> list[tuple[str, str]]:
         cache.shared = SharedCache(cache.repo, "fetch --run-cache")
@@ -101,4 +109,21 @@ def fetch_by_stage() -> None:
             shared.fetch(Path(cache._get_cache_dir(key(stage))))
         return load(cache, stage)
 
-    of_dvc.StageCache.pull, of_dvc.StageCache._load = pull, fetched  # type: ignore[method-assign]
+    def restored(cache: Any, stage: Stage, run_cache: bool = True, pull: bool = False, dry: bool = False) -> None:
+        try:
+            restore(cache, stage, run_cache, pull, dry)
+        except of_dvc.RunCacheNotFoundError:
+            outs = [(out, out.hash_info) for out in stage.outs]
+            if not run_cache or getattr(cache, "shared", None) is None or not any(told for _, told in outs):
+                raise
+            for out, _ in outs:
+                out.hash_info = type(out.hash_info)()  # as if dvc.lock named none
+            try:
+                restore(cache, stage, run_cache, pull, dry)
+            finally:
+                for out, told in outs:
+                    out.hash_info = out.hash_info or told
+
+    of_dvc.StageCache.pull = pull  # type: ignore[method-assign]
+    of_dvc.StageCache.restore = restored  # type: ignore[method-assign]
+    of_dvc.StageCache._load = fetched  # type: ignore[method-assign]

@@ -30,10 +30,11 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
-    """Built by `qntz repro -j 2`, and what that said: shared, so tests must leave it as it was."""
+    """Built by `qntz repro -j 2`, whose DVCs wait for each other even if it is to wait for none, and what that said:
+    shared, so tests must leave it as it was."""
     project = new_project(tmp_path_factory.mktemp("side") / "project")
     project.params(PARAMS)
-    done = project.qntz("repro", "-j", "2")
+    done = project.qntz("repro", "-j", "2", "--no-wait")
     assert done.returncode == 0, done.stdout + done.stderr
     return project, done.stdout
 

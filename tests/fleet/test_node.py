@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from qntz.compose import composed_entries, composed_files
 from qntz.fleet.node import DONE, FAILED, LOST, UNREACHED, failures, work
 from qntz.fleet.results import TAKEN
 from tests.fleet.machines import commit, entries, shared
-from tests.pipeline.conftest import Project
+from tests.pipeline.conftest import Project, stages_run
 from tests.pipeline.test_trouble import mounted
 
 pytestmark = pytest.mark.slow
@@ -102,6 +103,40 @@ def test_what_the_lock_has_is_kept_though_the_remote_has_another_result(project:
     taken = project.run("python", "-m", results, "engine@m0-fp32", "--")
     assert (taken.returncode, taken.stderr) == (TAKEN, "ERROR: another worker has pushed engine@m0-fp32 first\n")
     assert project.run("python", "-m", results, "--", "engine@m0-fp32").returncode == 0
+
+
+def test_a_lock_whose_data_are_nowhere(project: Project) -> None:
+    """As of a commit of results that nobody pushed: they are made once, and all find these, the head too."""
+    assert project.qntz("repro", "-j", "2").returncode == 0
+    engine = project.path / "build/models/m0/engines/m0-fp32/model.engine"
+    made = engine.read_bytes()
+    engine.write_bytes(made + b"\0")  # it is to be another than that which is made next
+    assert project.dvc("commit", "-f", "engine@m0-fp32").returncode == 0
+    commit(project)
+    for name in ("build", ".dvc/cache"):
+        shutil.rmtree(project.path / name)
+    told = work(task(project))
+    assert told["how"] == DONE, told
+    assert told["stages"] == {"compose": "ran", **dict.fromkeys(ALL, "ran")}
+    again = work(task(project, folder=str(project.path.parent / "elsewhere")))
+    assert again["how"] == DONE, again
+    assert again["stages"] == {"compose": "ran", **dict.fromkeys(ALL, "restored")}
+    done = project.qntz("repro", "--pull")
+    assert stages_run(done.stdout) == {"compose"}
+    assert engine.read_bytes() == made
+
+
+def test_a_stage_of_ones_own_that_fails_is_told(project: Project) -> None:
+    """Which compose comes from, and so all."""
+    project.edit(
+        "dvc.yaml",
+        "stages:\n",
+        "stages:\n  data:\n    cmd: cp nowhere examples/new.txt\n    outs: [examples/new.txt]\n",
+    )
+    commit(project)
+    told = work(task(project))
+    assert (told["how"], told["stages"], told["ran"]) == (FAILED, {}, []), told
+    assert told["why"] == ["failed to run: cp nowhere examples/new.txt, exited with 1"]
 
 
 def test_what_dvc_says_of_several_failures() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,11 +81,13 @@ def with_s3(path: Path, text: str, server: Server, fleet: str = "") -> Project:
     return project
 
 
-def start(project: Project, nodes: Nodes, *arguments: str) -> subprocess.Popen[str]:
+def start(project: Project, nodes: Nodes | None, *arguments: str, **extra: str) -> subprocess.Popen[str]:
+    """With the address of a cluster; with None that which Ray finds."""
+    address = [] if nodes is None else ["--address", nodes.address]
     return subprocess.Popen(
-        [sys.executable, "-m", "qntz.cli", "repro", "--on", "ray", "--address", nodes.address, *arguments],
+        [sys.executable, "-m", "qntz.cli", "repro", "--on", "ray", *address, *arguments],
         cwd=project.path,
-        env=project.env(),
+        env=project.env(extra),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -124,10 +127,12 @@ def test_a_worker_is_killed_and_the_remote_cut_off(count: int, nodes: Nodes, ser
 
 
 def test_engines_go_where_their_target_is(nodes: Nodes, tmp_path: Path) -> None:
+    """On the cluster that Ray finds, which is told."""
     project = shared(tmp_path / "head", entries(1), str(tmp_path / "remote"), GPU)
-    head = start(project, nodes)
+    head = start(project, None, RAY_ADDRESS=nodes.address)
     said, _ = head.communicate(timeout=600)
     assert head.returncode == 0, said
+    assert said.startswith(f"repro: on Ray at {nodes.address}\n"), said
     tasks = [line.partition(": ")[0] for line in said.splitlines() if " ran on " in line]
     assert len(tasks) == 2, (
         said
@@ -188,10 +193,13 @@ def test_what_is_made_here_alone_is_pushed_first(nodes: Nodes, tmp_path: Path) -
     assert project.qntz("repro", "-j", "2").returncode == 0
     project.edit("params.yaml", "quantize: {use: int8}", "quantize: {use: int8, method: max}")
     commit(project)
+    shutil.rmtree(project.path / "build")  # the cache of this machine has it
     head = start(project, nodes)
     said, _ = head.communicate(timeout=600)
     assert head.returncode == 0, said
-    assert said.startswith("quantize@m0-int8 to report@m0: 4 ran on "), said
+    lines = said.splitlines()
+    assert lines[0] == "8 stages are restored from the cache here"
+    assert lines[1].startswith("quantize@m0-int8 to report@m0: 4 ran on "), said
     assert project.repro() == set()
 
 
@@ -289,6 +297,10 @@ def test_split_a_broken_entry_and_a_target(nodes: Nodes, tmp_path: Path) -> None
             "error: repro: DVC's remote 'shared': workers cannot share results by it: there is no run-cache over http",
         ),
         (
+            lambda p: _with_remote(p, "s3://bucket/x", "version_aware"),
+            "error: repro: DVC's remote 'shared': workers cannot share results by it: ",
+        ),
+        (
             lambda p: _reconfigure(p, "repository: https://ghp_0123456789abcdef@github.com/a/b.git\n"),
             "error: repro: conf/fleet.yaml: repository: holds a password or token, which every worker would be handed.",
         ),
@@ -319,8 +331,8 @@ def _without_remote(project: Project) -> None:
     commit(project)
 
 
-def _with_remote(project: Project, url: str) -> None:
-    for key, value in (("url", url), ("verify", "true")):
+def _with_remote(project: Project, url: str, option: str = "verify") -> None:
+    for key, value in (("url", url), (option, "true")):
         assert project.dvc("remote", "modify", "shared", key, value).returncode == 0
     commit(project)
 

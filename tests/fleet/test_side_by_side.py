@@ -159,7 +159,7 @@ def test_of_a_remote_only_what_its_stages_ask_for_is_fetched(mine: Project) -> N
     """Not the results of all that anybody ever built, for each job."""
     before, remote = mine.digests(), mine.path.parent / "remote"
     assert mine.dvc("remote", "add", "--default", "shared", str(remote)).returncode == 0
-    done = mine.run("python", "-m", "qntz.fleet.results", *(one for one in lock(mine) if one != "compose"))
+    done = mine.run("python", "-m", "qntz.fleet.results", *(one for one in lock(mine) if one != "compose"), "--")
     assert done.returncode == 0, done.stderr
     runs = {path.relative_to(remote) for path in remote.glob("runs/*/*/*")}
     assert len(runs) == STAGES

@@ -24,6 +24,8 @@ DENIED = "ERROR: unexpected error - An error occurred (AccessDenied) when callin
             True,
             "ERROR: another worker has pushed engine@m0 first",
         ),
+        (["WARNING: Stages 'check@connect4' will be skipped", "ERROR: no data"], False, "ERROR: no data"),
+        (["ERROR: EndpointConnectionError: Could not reach"], True, "ERROR: EndpointConnectionError: Could not reach"),
         ([""], False, ""),
     ],
 )
