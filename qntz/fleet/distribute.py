@@ -96,10 +96,10 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
                 return code
             head.push([found.targets[one] for one in found.composed_from])
             composition, found = _planned(root, asked, params, say)
-        here = [one.stage for one in found.planned if one.action == RESTORED and _is_entry(one.stage)]
+        here = {one.stage for one in found.planned if one.action == RESTORED}
         if here:  # by the cache of this machine, which workers have not
-            code = head.pull([found.targets[one] for one in here])
-            if code:
+            code = head.restore([found.targets[one] for one in sorted(here - found.above(here))])
+            if ended_by(code):
                 return code
             Table().line(f"{len(here)} {'stage is' if len(here) == 1 else 'stages are'} restored from the cache here")
             composition, found = _planned(root, asked, params, say)
@@ -127,6 +127,7 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
             except ClusterError:  # what was made is there all the same
                 run.end(1)
                 if run.made:
+                    _remove_left(root, params, say)
                     head.pull([found.targets[one] for one in run.made])
                 raise
         finally:
@@ -228,13 +229,9 @@ def _git(root: Path, *arguments: str) -> str:
 
 def _locks(root: Path) -> dict[Path, str]:
     """DVC's locks that are others than the commit's, by path: what stands in them, "" for those that are gone."""
-    ours = [str(path) for path in pipelines.locks(root)]
-    listed = [
-        _git(root, "diff", "--name-only", "--relative", "-z", "HEAD"),
-        _git(root, "ls-files", "--others", "-z", "--", *ours),  # ignored by git, perhaps
-        _git(root, "ls-files", "--others", "-z", "--exclude-standard", "--", f":(glob)**/{pipelines.DVC_LOCK}"),
-    ]
-    names = {name for text in listed for name in text.split("\0") if Path(name).name in OF_DVC}
+    changed = _git(root, "diff", "--name-only", "--relative", "-z", "HEAD")
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", f":(glob)**/{pipelines.DVC_LOCK}")
+    names = {name for name in f"{changed}\0{new}".split("\0") if Path(name).name in OF_DVC}
     there = {Path(name): root / name for name in sorted(names)}
     return {name: path.read_text(encoding="utf-8") if path.is_file() else "" for name, path in there.items()}
 
@@ -286,6 +283,14 @@ class _Head:
 
     def __init__(self, root: Path, held: int, say: Callable[[str], None]):
         self.root, self._held, self._say = root, held, say
+
+    def restore(self, targets: Sequence[str]) -> int:
+        """What the cache of this machine has; returns DVC's exit code. Of models and engines it runs nothing."""
+        shell = state_folder(self.root) / "qntz-shell"
+        write_shell(shell, ())
+        with tempfile.TemporaryFile() as log:
+            code, _ = run_dvc(self.root, ["repro", *targets], self._held, output=log.fileno(), SHELL=str(shell))
+        return code
 
     def pull(self, targets: Sequence[str], own: Collection[str] = ()) -> int:
         """Returns the exit code; of models and engines it runs nothing.

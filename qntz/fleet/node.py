@@ -76,8 +76,8 @@ class Answer:
     Attributes:
         how: "done"; "failed", by a stage or for good; "unreached", where git, the remote or its data were not there;
             "lost", where the worker ended. why: in lines. stages: what became of each, as DVC names them, but for those
-            whose results nobody else can have. failed: those that did, with their reasons. ran: those that did,
-            whatever came of it. host: on which. seconds: that it took. said: all that DVC said.
+            whose results nobody else can have. failed: those that did, with their reasons. ran: those that did
+            and did not fail, pushed or not. host: on which. seconds: that it took. said: all that DVC said.
     """
 
     how: str

@@ -45,7 +45,8 @@ class Ray:
         except Exception as error:  # it has many kinds
             do = "Start one with `ray start --head`, or give --address HOST:PORT."
             raise ClusterError("no cluster of Ray can be reached", where=address, why=one_line(error), do=do) from error
-        self.place = f"Ray at {found.address_info['gcs_address']}"
+        told = getattr(found, "address_info", None)  # a client from afar has none
+        self.place = f"Ray at {told['gcs_address'] if told else address or os.environ.get('RAY_ADDRESS', '')}"
         self._work = ray.remote(max_retries=0, num_cpus=1)(node.work)
 
     def refusal(self, request: Request) -> str:

@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import Stage
@@ -43,6 +45,7 @@ class SharedCache:
             raise RunCacheNotSupported(error) from error
         if isinstance(self._remote.fs, HTTPFileSystem):
             raise RunCacheNotSupported(f"there is no run-cache over http: {self._remote.path}")
+        self._data = repo.cloud.get_remote_odb(None, task)
         self._cache, self._here = repo.stage_cache, repo.cache.legacy
 
     def entry(self, folder: Path) -> str | None:
@@ -72,12 +75,22 @@ class SharedCache:
             return False
         folder = Path(self._cache._get_cache_dir(_get_stage_hash(stage)))
         taken, value = self.entry(folder), _get_cache_hash(to_single_stage_lockfile(stage))
+        while taken not in (None, value) and not self._is_whole(folder, taken, stage):
+            self._remote.fs.remove(self._remote.fs.join(self._there(folder), taken))
+            taken = self.entry(folder)
         if taken is not None:
             return taken != value
         if (folder / value).is_file():
             there = self._remote.fs.join(self._there(folder), value)
             generic.copy(self._here.fs, str(folder / value), self._remote.fs, there)
         return False
+
+    def _is_whole(self, folder: Path, name: str, stage: Stage) -> bool:
+        """Whether what an entry names is there, which `dvc gc --cloud` may have removed."""
+        told = yaml.safe_load(self._remote.fs.read_text(self._remote.fs.join(self._there(folder), name)))
+        cached = {out.def_path for out in stage.outs if out.use_cache}  # the others are in git
+        outs = [out for out in told["outs"] if out["path"] in cached]
+        return all((self._data if out.get("hash") else self._remote).exists(out["md5"]) for out in outs)
 
     def _there(self, folder: Path) -> str:
         return str(self._remote.fs.join(self._remote.path, *folder.relative_to(self._here.path).parts))
@@ -98,6 +111,7 @@ def fetch_by_stage() -> None:
     found = {name: getattr(of_dvc.StageCache, name, None) for name in known}
     if {name: [*inspect.signature(one).parameters] for name, one in found.items() if one} != known:
         return
+    asked: set[int] = set()
     load, key, restore = of_dvc.StageCache._load, of_dvc._get_stage_hash, of_dvc.StageCache.restore
 
     def pull(cache: Any, remote: str | None, odb: Any = None) -> list[tuple[str, str]]:
@@ -106,15 +120,17 @@ def fetch_by_stage() -> None:
 
     def fetched(cache: Any, stage: Stage) -> Any:
         if (shared := getattr(cache, "shared", None)) is not None:
+            asked.add(id(stage))
             shared.fetch(Path(cache._get_cache_dir(key(stage))))
         return load(cache, stage)
 
     def restored(cache: Any, stage: Stage, run_cache: bool = True, pull: bool = False, dry: bool = False) -> None:
+        asked.discard(id(stage))
         try:
             restore(cache, stage, run_cache, pull, dry)
         except of_dvc.RunCacheNotFoundError:
             outs = [(out, out.hash_info) for out in stage.outs]
-            if not run_cache or getattr(cache, "shared", None) is None or not any(told for _, told in outs):
+            if not run_cache or getattr(cache, "shared", None) is None or id(stage) in asked:
                 raise
             for out, _ in outs:
                 out.hash_info = type(out.hash_info)()  # as if dvc.lock named none

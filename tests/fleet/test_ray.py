@@ -219,10 +219,14 @@ def test_of_two_engines_for_the_same_inputs_each_workspace_keeps_its_own(nodes: 
         assert first.run(*command).returncode == 0
     project.edit("params.yaml", "engine: {use", "verify: {tolerance: {relative: 0.5}}, engine: {use")
     commit(project, "params.yaml")
+    for name in ("build", "dvc.lock"):  # its cache has its own
+        assert project.run("rm", "-r", name).returncode == 0
     head = start(project, nodes)
     said, _ = head.communicate(timeout=600)
     assert head.returncode == 0, said
-    assert said.startswith("verify@m0-fp32 to report@m0: 2 ran on "), said
+    lines = said.splitlines()
+    assert lines[0] == "7 stages are restored from the cache here"
+    assert lines[1].startswith("verify@m0-fp32 to report@m0: 2 ran on "), said
     assert project.repro() == set()
     assert (project.path / engine).read_bytes() + b"\0" == (first.path / engine).read_bytes()
 
@@ -331,8 +335,8 @@ def _without_remote(project: Project) -> None:
     commit(project)
 
 
-def _with_remote(project: Project, url: str, option: str = "verify") -> None:
-    for key, value in (("url", url), (option, "true")):
+def _with_remote(project: Project, url: str, *options: str) -> None:
+    for key, value in (("url", url), *((one, "true") for one in ("verify", *options))):
         assert project.dvc("remote", "modify", "shared", key, value).returncode == 0
     commit(project)
 

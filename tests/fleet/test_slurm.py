@@ -27,11 +27,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         yield environment
 
 
-def start(project: Project, cluster: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+def start(project: Project, cluster: dict[str, str], first: Path | None = None) -> subprocess.Popen[str]:
+    """first: a folder of commands that come before the system's."""
+    path = f"{first}:{project.env()['PATH']}" if first else project.env()["PATH"]
     return subprocess.Popen(
-        [sys.executable, "-m", "qntz.cli", "repro", "--on", "slurm", *arguments],
+        [sys.executable, "-m", "qntz.cli", "repro", "--on", "slurm"],
         cwd=project.path,
-        env={**cluster, **project.env(), "SLURM_CONF": cluster["SLURM_CONF"], "PATH": project.env()["PATH"]},
+        env={**cluster, **project.env(), "SLURM_CONF": cluster["SLURM_CONF"], "PATH": path},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -80,6 +82,29 @@ def test_what_a_person_ends_is_not_given_again(cluster: dict[str, str], tmp_path
     assert said.splitlines()[1] == f"  Slurm's job {job} ended: CANCELLED"
     assert "tries again" not in said
     wait_for_none(project, 40)
+
+
+def test_a_job_that_was_taken_without_an_answer_is_not_done_beside_another(
+    cluster: dict[str, str], tmp_path: Path
+) -> None:
+    """As where Slurm's controller is slow: sbatch gives up, and the job is there. It is ended, and given again."""
+    project = shared(tmp_path / "head", entries(1), str(tmp_path / "remote"))
+    (tmp_path / "bin").mkdir()
+    sbatch, taken = tmp_path / "bin/sbatch", tmp_path / "taken"
+    sbatch.write_text(
+        f'#!/bin/sh\nPATH=$(echo $PATH | cut -d: -f2-)\ncase $* in *--test-only*) exec sbatch "$@";; esac\n'
+        f'[ -e {taken} ] && exec sbatch "$@"\nsbatch "$@" > {taken}\n'
+        "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2\nexit 1\n"
+    )
+    sbatch.chmod(0o755)
+    head = start(project, cluster, tmp_path / "bin")
+    said, _ = head.communicate(timeout=300)
+    assert head.returncode == 0, said
+    assert "check@m0 to report@m0 waits: sbatch: Slurm does not answer: Batch job submission failed: Socket" in said
+    assert "more than once" not in said
+    job = taken.read_text().strip()
+    asked = ["scontrol", "show", "job", job]
+    assert "JobState=CANCELLED" in subprocess.run(asked, env=cluster, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_head_that_ends_leaves_no_job(cluster: dict[str, str], tmp_path: Path) -> None:

@@ -111,6 +111,18 @@ def test_the_first_result_stays(project: Path, tmp_path: Path) -> None:
     assert entry.is_file()
 
 
+def test_one_whose_files_are_gone_is_replaced(project: Path, tmp_path: Path) -> None:
+    """As `dvc gc --cloud` leaves it."""
+    (entry,) = (tmp_path / "remote/runs").glob("*/*/*")
+    (project / "a.txt").write_text("another")
+    dvc(project, "commit", "-f", "-q", "a")
+    shutil.rmtree(tmp_path / "remote/files")
+    assert pushed(project, "a", "--") == 0
+    (new,) = (tmp_path / "remote/runs").glob("*/*/*")
+    assert new.name != entry.name
+    assert len([*(tmp_path / "remote/files").rglob("*")]) == 3  # two folders and what was made
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
