@@ -2,56 +2,37 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import signal
-import subprocess
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qntz import pipelines
-from qntz.artifacts import ModelPaths
 from qntz.compose import KINDS, PARAMS, Composition, composed_entries, composed_files, read_params
 from qntz.config import ENGINE_STAGES, MODEL_STAGES
-from qntz.errors import ArtifactError, ConfigError, QntzError, one_line
+from qntz.errors import ConfigError, QntzError
 from qntz.fleet.cluster import Cluster, ClusterError, Running, opened
+from qntz.fleet.handed import locks, shared
+from qntz.fleet.head import Head, remove_left
 from qntz.fleet.jobs import Job, give_up, jobs_of, ready
 from qntz.fleet.node import DONE, FAILED, LOST, UNREACHED, Answer, Task
-from qntz.fleet.only import REFUSED, write_shell
 from qntz.fleet.outcome import BLOCKED, STOPPED, Outcome
 from qntz.fleet.outcome import FAILED as STAGE_FAILED
 from qntz.fleet.plan import Plan, errors_of, plan
 from qntz.fleet.requests import FleetConfig, read_fleet, requests_of
-from qntz.fleet.results import push_apart
 from qntz.fleet.table import Table, idle
-from qntz.fleet.way import may_be_there_again, telling
 from qntz.fleet.workers import Said
 from qntz.provenance.forecast import RESTORED
-from qntz.redact import credentials_in
-from qntz.remotes import require_sound, without_secrets
+from qntz.remotes import require_sound
 from qntz.repro.mend import mend, state_folder
-from qntz.repro.run import ended_by, heard, run_dvc, wait_for_dvc
+from qntz.repro.run import ended_by, heard, wait_for_dvc
 from qntz.repro.turns import Patience, turn
 
 STEP = 0.5  # seconds between two looks
 LOGS = "qntz-fleet"  # in DVC's folder of temporary files
-OF_DVC = (pipelines.DVC_LOCK,)  # what may be another than the commit's
-READ = (
-    "conf",
-    "pipelines",
-    "plugins",
-    "stages",
-    "params.yaml",
-    "dvc.yaml",
-)  # where a new file is one that workers lack
-TRIES = 4  # of the head's own pull
-_USER = re.compile(r"https?://[^/]*@", re.IGNORECASE)  # which may be a token
 AGAIN, PATIENCE = 15.0, 600.0  # seconds before a cluster that takes no task is asked again, and for which it need not
 
 
@@ -86,11 +67,11 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
         if changed := pipelines.bring_into_step(root, params):
             say(f"the pipelines of {', '.join(changed)} are written or removed, as params.yaml has them")
         config = read_fleet(root)
-        head = _Head(root, held, say)
+        head = Head(root, held, say)
         composition, found = _planned(root, asked, params, say)
-        shared: dict[str, Any] = {}
+        told: dict[str, Any] = {}
         if found.compose is not None and found.composed_from & {*found.to_do(False)}:
-            shared = _shared(root, config)
+            told = shared(root, config)
             code = head.pull([found.targets[found.compose]], own={*found.composed_from})
             if code:
                 return code
@@ -112,7 +93,7 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
             return head.pull(wanted)
         requests = requests_of(order, composition, config)
         todo = jobs_of(order, found.before, requests, dict.fromkeys(order, 0), _model_of(composition))
-        shared = shared or _shared(root, config)
+        told = told or shared(root, config)
         cluster = opened(asked.on, asked.address, state_folder(root) / LOGS / "slurm")
         try:
             if cluster.place and not asked.address:  # it may be another than the one that is meant
@@ -121,13 +102,13 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
             kept = found.above(order) - {*to_do, found.compose}
             if kept:  # what they come from is made, here perhaps and nowhere else
                 head.push([found.targets[one] for one in sorted(kept) if one in found.targets])
-            run = _Run(root, asked, config, composition, found, cluster, shared, say)
+            run = _Run(root, asked, config, composition, found, cluster, told, say)
             try:
                 run.go(todo)
             except ClusterError:  # what was made is there all the same
                 run.end(1)
                 if run.made:
-                    _remove_left(root, params, say)
+                    remove_left(root, params, say)
                     head.pull([found.targets[one] for one in run.made])
                 raise
         finally:
@@ -137,7 +118,7 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
                 say(f"jobs may still run: {error}")
         if run.signal:
             return run.end(128 + run.signal)
-        _remove_left(root, params, say)
+        remove_left(root, params, say)
         if run.outcome.why:
             made = [found.targets[one] for one in run.made]
             return run.end(max(1, head.pull(made) if made else 1))
@@ -184,153 +165,6 @@ def _require_workers(cluster: Cluster, config: FleetConfig, names: Collection[st
             )
 
 
-def _shared(root: Path, config: FleetConfig) -> dict[str, Any]:
-    """Of a task what is the same for all: the commit and where it is cloned from, the remote, and the folder.
-
-    Raises:
-        ConfigError: there is no commit, something is not committed, there is no git remote or DVC remote, or the
-            address of the first holds a password.
-    """
-    git = partial(_git, root)
-    commit = git("rev-parse", "HEAD")
-    if not commit:
-        raise ConfigError("there is no commit", where=str(root), do="Commit the project: workers check it out.")
-    changed = [line[3:] for line in git("status", "--porcelain", "--untracked-files=no").splitlines()]
-    changed = [path for path in changed if Path(path).name not in OF_DVC]
-    there = [name for name in READ if (root / name).exists()]
-    new = git("ls-files", "--others", "--exclude-standard", "--", *there).splitlines()
-    if found := [*changed, *(path for path in new if Path(path).name not in OF_DVC)]:
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        do = "Commit it: workers check out the commit."
-        raise ConfigError("has changes that are not committed", where=f"{found[0]}{more}", do=do)
-    repository, where = config.repository, "conf/fleet.yaml: repository"
-    if not repository:
-        repository, where = git("remote", "get-url", "origin"), "git's remote origin"
-    if not repository:
-        do = "Name one that the workers reach, or add a git remote `origin`."
-        raise ConfigError("there is nothing to clone from", where="conf/fleet.yaml: repository", do=do)
-    if credentials_in(repository) or _USER.match(repository):
-        do = "Let workers have credentials of their own, and name the repository without."
-        raise ConfigError("holds a password or token, which every worker would be handed", where=where, do=do)
-    if Path(repository).expanduser().is_dir():
-        repository = str(Path(repository).expanduser().resolve())
-    elif not config.repository and not git("branch", "--remotes", "--contains", commit):
-        raise ConfigError(f"{commit[:12]} is not there", where="origin", do="Run `git push`: workers check it out.")
-    below = git("rev-parse", "--show-prefix")
-    told = {"repository": repository, "commit": commit, "below": below, "folder": config.folder}
-    return {**told, "remote": _remote(root)}
-
-
-def _git(root: Path, *arguments: str) -> str:
-    """What git says; "" where it fails."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    return done.stdout.rstrip("\n") if done.returncode == 0 else ""
-
-
-def _locks(root: Path) -> dict[Path, str]:
-    """DVC's locks that are others than the commit's, by path: what stands in them, "" for those that are gone."""
-    changed = _git(root, "diff", "--name-only", "--relative", "-z", "HEAD")
-    new = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", f":(glob)**/{pipelines.DVC_LOCK}")
-    names = {name for name in f"{changed}\0{new}".split("\0") if Path(name).name in OF_DVC}
-    there = {Path(name): root / name for name in sorted(names)}
-    return {name: path.read_text(encoding="utf-8") if path.is_file() else "" for name, path in there.items()}
-
-
-def _remote(root: Path) -> dict[str, Any]:
-    """DVC's default remote by its name, and its options without secrets; raises ConfigError where there is none, or one
-    that results cannot travel by."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    from qntz.repro.run_cache import SharedCache
-
-    with Repo(str(root)) as repo:
-        name = repo.config.get("core", {}).get("remote")
-        if not name:
-            do = "Add one that the workers reach: dvc remote add -d NAME URL."
-            raise ConfigError("DVC has no default remote", where=".dvc/config", why="results travel by it", do=do)
-        try:
-            SharedCache(repo, "repro --on")
-        except DvcException as error:
-            do = "Take one of plain files, without `version_aware` and `worktree`: a folder, S3, SSH or the like."
-            why, where = " ".join(str(error).split()), f"DVC's remote {name!r}"
-            raise ConfigError("workers cannot share results by it", where=where, why=why, do=do) from error
-        options = {key: str(value) for key, value in repo.config["remote"][name].items() if value is not None}
-    return {"name": name, "options": without_secrets(options)}
-
-
-def _remove_left(root: Path, params: pipelines.Params, say: Callable[[str], None]) -> None:
-    """Removes what is of engines that are in no entry any more: a report depends on all that there is of its model, and
-    workers have nothing of them. Raises ArtifactError where it cannot."""
-    for model in params["models"]:
-        for folder in sorted((ModelPaths(root, model).folder / "engines").glob("*")):
-            entry = params["engines"].get(folder.name)
-            if isinstance(entry, Mapping) and entry.get("model") == model:
-                continue
-            try:
-                if folder.is_dir() and not folder.is_symlink():
-                    shutil.rmtree(folder)
-                else:
-                    folder.unlink()
-            except OSError as error:
-                do = "Remove it, and run this again: all that was made is kept."
-                raise ArtifactError("cannot be removed", where=str(folder), why=one_line(error), do=do) from error
-            say(f"{folder.relative_to(root)} is of no entry: removed")
-
-
-class _Head:
-    """What the head does itself: `dvc repro --pull`, which restores what workers made."""
-
-    def __init__(self, root: Path, held: int, say: Callable[[str], None]):
-        self.root, self._held, self._say = root, held, say
-
-    def restore(self, targets: Sequence[str]) -> int:
-        """What the cache of this machine has; returns DVC's exit code. Of models and engines it runs nothing."""
-        shell = state_folder(self.root) / "qntz-shell"
-        write_shell(shell, ())
-        with tempfile.TemporaryFile() as log:
-            code, _ = run_dvc(self.root, ["repro", *targets], self._held, output=log.fileno(), SHELL=str(shell))
-        return code
-
-    def pull(self, targets: Sequence[str], own: Collection[str] = ()) -> int:
-        """Returns the exit code; of models and engines it runs nothing.
-
-        Args:
-            targets: as DVC names them, none for all. own: stages that may run here.
-        """
-        shell = state_folder(self.root) / "qntz-shell"
-        write_shell(shell, own)
-        for number in range(TRIES):
-            with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-                arguments = ["repro", "--pull", *targets]
-                code, _ = run_dvc(self.root, arguments, self._held, output=log.fileno(), SHELL=str(shell))
-                log.seek(0)
-                text = log.read()
-            said = Said.of(text)
-            gone = REFUSED.search(text)
-            lines = [line for line in text.splitlines() if line.startswith(("ERROR: ", "WARNING: "))]
-            again = gone or may_be_there_again("\n".join(lines))
-            if code == 0 or ended_by(code) or not again or number == TRIES - 1:
-                break
-            time.sleep(2**number)
-        if code and gone:
-            do = "Run it again: what is missing is made again; or `qntz status` tells how this workspace differs."
-            self._say(f"the result of {gone[1]} could not be fetched. {do}")
-        elif code:
-            for line in said.errors:
-                self._say(line.removeprefix("error: ").removeprefix("ERROR: "))
-        return code if ended_by(code) else min(code, 1)
-
-    def push(self, targets: Sequence[str]) -> None:
-        """What workers need of stages that they are not given; raises ConfigError where it cannot be pushed. Where
-        there is another result for them, workers take this one all the same: they are sent dvc.lock."""
-        code, said = push_apart(self.root, (), targets)
-        if code:
-            more = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
-            where, do = f"{targets[0]}{more}", "See whether DVC's remote can be written: dvc push."
-            raise ConfigError("workers need it, and it cannot be pushed", where=where, why=telling(said), do=do)
-
-
 class _Run:
     def __init__(
         self,
@@ -346,7 +180,7 @@ class _Run:
         self.root, self.asked, self.config, self.found, self.say = root, asked, config, found, say
         self.cluster, self.shared = cluster, shared
         self.errors = errors_of(composition)
-        self.locks = _locks(root)
+        self.locks = locks(root)
         self.of_models = pipelines.locks(root)[1:]
         self.composed = {str(p.relative_to(root)): d.decode() for p, d in composed_files(root, composition).items()}
         self.outcome = Outcome()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from qntz import pipelines
-from qntz.fleet.distribute import _locks, _remove_left
+from qntz.fleet.handed import locks
+from qntz.fleet.head import remove_left
 
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org")
 
@@ -28,7 +29,7 @@ def test_what_is_of_no_engine_any_more_is_removed(tmp_path: Path) -> None:
         "models": {"net": {}, "other": {}},
         "engines": {"net-int8": {"model": "net"}, "moved": {"model": "other"}, "odd": None},
     }
-    _remove_left(tmp_path, params, said.append)
+    remove_left(tmp_path, params, said.append)
     assert [path.name for path in engines.iterdir()] == ["net-int8"]
     assert (tmp_path / "elsewhere/kept").is_file()
     names = (".DS_Store", "link", "moved", "net-old")
@@ -45,19 +46,19 @@ def test_locks_that_are_others_than_the_commits(tmp_path: Path) -> None:
         (root / path).write_text("as it was")
     for command in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "start")):
         subprocess.run([*GIT, *command], cwd=tmp_path, check=True)
-    assert _locks(root) == {}
+    assert locks(root) == {}
     (root / "pipelines/own.txt").write_text("changed")
     (root / "pipelines/new.txt").write_text("new")
     for path in ("pipelines/b/dvc.lock", "pipelines/c/dvc.lock"):
         (root / path).write_text("other: ü")
-    assert _locks(root) == {Path(f"pipelines/{one}/dvc.lock"): "other: ü" for one in ("b", "c")}
+    assert locks(root) == {Path(f"pipelines/{one}/dvc.lock"): "other: ü" for one in ("b", "c")}
     (root / "dvc.lock").unlink()
     (root / ".gitignore").write_text("kept\n")
     for path in ("train/dvc.lock", "kept/dvc.lock"):  # of the user's own pipelines
         (root / path).parent.mkdir()
         (root / path).write_text(path)
     told = {"dvc.lock": "", "pipelines/b/dvc.lock": "other: ü", "pipelines/c/dvc.lock": "other: ü"}
-    assert _locks(root) == {Path(path): text for path, text in {**told, "train/dvc.lock": "train/dvc.lock"}.items()}
+    assert locks(root) == {Path(path): text for path, text in {**told, "train/dvc.lock": "train/dvc.lock"}.items()}
 
 
 @pytest.mark.parametrize(
