@@ -13,7 +13,7 @@ from typing import Any
 from qntz import pipelines
 from qntz.compose import KINDS, PARAMS, Composition, composed_entries, composed_files, read_params
 from qntz.config import ENGINE_STAGES, MODEL_STAGES
-from qntz.errors import ConfigError, QntzError
+from qntz.errors import ArtifactError, ConfigError, QntzError
 from qntz.fleet.cluster import Cluster, ClusterError, Running, opened
 from qntz.fleet.handed import locks, shared
 from qntz.fleet.head import Head, remove_left
@@ -82,8 +82,9 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
             code = head.restore([found.targets[one] for one in sorted(here - found.above(here))])
             if ended_by(code):
                 return code
-            Table().line(f"{len(here)} {'stage is' if len(here) == 1 else 'stages are'} restored from the cache here")
             composition, found = _planned(root, asked, params, say)
+            count = len(here - {one.stage for one in found.planned if one.action == RESTORED})
+            Table().line(f"{count} {'stage is' if count == 1 else 'stages are'} restored from the cache here")
         to_do = found.to_do(False)
         order = [one for one in to_do if _is_entry(one)]
         if not to_do:
@@ -107,9 +108,12 @@ def distribute(root: Path, asked: Asked, say: Callable[[str], None]) -> int:
                 run.go(todo)
             except ClusterError:  # what was made is there all the same
                 run.end(1)
-                if run.made:
+                try:
                     remove_left(root, params, say)
-                    head.pull([found.targets[one] for one in run.made])
+                    if run.made:
+                        head.pull([found.targets[one] for one in run.made])
+                except ArtifactError as error:
+                    say(str(error))
                 raise
         finally:
             try:

@@ -33,10 +33,9 @@ class Head:
 
     def restore(self, targets: Sequence[str]) -> int:
         """What the cache of this machine has; returns DVC's exit code. Of models and engines it runs nothing."""
-        shell = state_folder(self.root) / "qntz-shell"
-        write_shell(shell, ())
-        with tempfile.TemporaryFile() as log:
-            code, _ = run_dvc(self.root, ["repro", *targets], self._held, output=log.fileno(), SHELL=str(shell))
+        code, text = self._repro(["--keep-going", *targets], ())
+        if code and not ended_by(code):
+            self._tell(text)
         return code
 
     def pull(self, targets: Sequence[str], own: Collection[str] = ()) -> int:
@@ -45,15 +44,8 @@ class Head:
         Args:
             targets: as DVC names them, none for all. own: stages that may run here.
         """
-        shell = state_folder(self.root) / "qntz-shell"
-        write_shell(shell, own)
         for number in range(TRIES):
-            with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-                arguments = ["repro", "--pull", *targets]
-                code, _ = run_dvc(self.root, arguments, self._held, output=log.fileno(), SHELL=str(shell))
-                log.seek(0)
-                text = log.read()
-            said = Said.of(text)
+            code, text = self._repro(["--pull", *targets], own)
             gone = REFUSED.search(text)
             lines = [line for line in text.splitlines() if line.startswith(("ERROR: ", "WARNING: "))]
             again = gone or may_be_there_again("\n".join(lines))
@@ -64,9 +56,21 @@ class Head:
             do = "Run it again: what is missing is made again; or `qntz status` tells how this workspace differs."
             self._say(f"the result of {gone[1]} could not be fetched. {do}")
         elif code:
-            for line in said.errors:
-                self._say(line.removeprefix("error: ").removeprefix("ERROR: "))
+            self._tell(text)
         return code if ended_by(code) else min(code, 1)
+
+    def _repro(self, arguments: Sequence[str], own: Collection[str]) -> tuple[int, str]:
+        """The exit code of a `dvc repro`, and all that it said."""
+        shell = state_folder(self.root) / "qntz-shell"
+        write_shell(shell, own)
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+            code, _ = run_dvc(self.root, ["repro", *arguments], self._held, output=log.fileno(), SHELL=str(shell))
+            log.seek(0)
+            return code, log.read()
+
+    def _tell(self, text: str) -> None:
+        for line in Said.of(text).errors:
+            self._say(line.removeprefix("error: ").removeprefix("ERROR: "))
 
     def push(self, targets: Sequence[str]) -> None:
         """What workers need of stages that they are not given; raises ConfigError where it cannot be pushed. Where

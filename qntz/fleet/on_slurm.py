@@ -57,7 +57,7 @@ class Slurm:
         for path in self._folder.iterdir():  # a number may be given to another job by now
             path.unlink()
         self._states: dict[str, str] = {}
-        self._given, self._sure = set[str](), True
+        self._given, self._unsure_until = set[str](), 0.0
         self._asked = self._answered = time.monotonic()
 
     def _end_left(self, but: Collection[str] = ()) -> None:
@@ -81,17 +81,19 @@ class Slurm:
         return "" if done.returncode == 0 else why
 
     def start(self, task: Mapping[str, Any], request: Request, name: str) -> _Job:
-        if not self._sure:  # one that did not answer may have taken a job, which is given again now
+        if time.monotonic() < self._unsure_until:
             self._end_left(self._given)
-        self._sure = False
         number = f"{time.time_ns():x}"
         given, answer = self._folder / f"{number}.json", self._folder / f"{number}.answer.json"
         given.write_text(json.dumps(task), encoding="utf-8")
         options = [f"--job-name={name}", f"--chdir={self._folder.resolve()}", "--output=%j.log", "--no-requeue"]
         wrap = f"--wrap=exec {shlex.join(command_of(given.resolve(), answer.resolve()))}"
-        job = _told("sbatch", "--parsable", *options, *_options(request), wrap).strip().partition(";")[0]
+        try:
+            job = _told("sbatch", "--parsable", *options, *_options(request), wrap).strip().partition(";")[0]
+        except ClusterError:  # it may have taken the job without an answer, which is given again
+            self._unsure_until = time.monotonic() + PATIENCE
+            raise
         self._given.add(job)
-        self._sure = True
         self._states[job] = "PENDING"
         return _Job(self, job, answer, self._folder / f"{job}.log")
 

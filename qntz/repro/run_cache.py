@@ -67,6 +67,7 @@ class SharedCache:
 
     def push(self, stage: Stage) -> bool:
         """Puts a stage's entry there, where it may have one; returns whether there is another one for its inputs."""
+        from dvc.exceptions import DvcException
         from dvc.fs import generic
         from dvc.stage.cache import _can_hash, _get_cache_hash, _get_stage_hash
         from dvc.stage.serialize import to_single_stage_lockfile
@@ -75,8 +76,12 @@ class SharedCache:
             return False
         folder = Path(self._cache._get_cache_dir(_get_stage_hash(stage)))
         taken, value = self.entry(folder), _get_cache_hash(to_single_stage_lockfile(stage))
-        while taken not in (None, value) and not self._is_whole(folder, taken, stage):
-            self._remote.fs.remove(self._remote.fs.join(self._there(folder), taken))
+        if taken not in (None, value) and not self._is_whole(folder, taken, stage):
+            there = self._remote.fs.join(self._there(folder), taken)
+            with contextlib.suppress(FileNotFoundError):
+                self._remote.fs.rm_file(there)
+            if self.entry(folder) == taken:
+                raise DvcException(f"{there} names files that are gone, and cannot be removed")
             taken = self.entry(folder)
         if taken is not None:
             return taken != value
@@ -87,10 +92,20 @@ class SharedCache:
 
     def _is_whole(self, folder: Path, name: str, stage: Stage) -> bool:
         """Whether what an entry names is there, which `dvc gc --cloud` may have removed."""
-        told = yaml.safe_load(self._remote.fs.read_text(self._remote.fs.join(self._there(folder), name)))
-        cached = {out.def_path for out in stage.outs if out.use_cache}  # the others are in git
-        outs = [out for out in told["outs"] if out["path"] in cached]
-        return all((self._data if out.get("hash") else self._remote).exists(out["md5"]) for out in outs)
+        try:
+            told = yaml.safe_load(self._remote.fs.read_text(self._remote.fs.join(self._there(folder), name)))
+            outs = {out["path"]: out for out in told["outs"]}
+        except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError):  # removed meanwhile, or cut short
+            return False
+        for one in stage.outs:
+            if one.use_cache and one.can_push and not one.remote:
+                out = outs[one.def_path]
+                of = self._data if out.get("hash") else self._remote
+                try:
+                    of.fs.info(of.oid_to_path(out["md5"]))
+                except FileNotFoundError:
+                    return False
+        return True
 
     def _there(self, folder: Path) -> str:
         return str(self._remote.fs.join(self._remote.path, *folder.relative_to(self._here.path).parts))

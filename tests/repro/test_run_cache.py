@@ -121,6 +121,12 @@ def test_one_whose_files_are_gone_is_replaced(project: Path, tmp_path: Path) -> 
     (new,) = (tmp_path / "remote/runs").glob("*/*/*")
     assert new.name != entry.name
     assert len([*(tmp_path / "remote/files").rglob("*")]) == 3  # two folders and what was made
+    new.write_text("")  # as one that was cut short
+    (project / "a.txt").write_text("a third")
+    dvc(project, "commit", "-f", "-q", "a")
+    assert pushed(project, "a", "--") == 0
+    (last,) = (tmp_path / "remote/runs").glob("*/*/*")
+    assert last.name not in (entry.name, new.name)
 
 
 @pytest.mark.parametrize(
