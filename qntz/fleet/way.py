@@ -33,8 +33,12 @@ def telling(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for tells in (_is_for_good, _is_away):
         if found := next(filter(tells, lines), None):
-            return found.removeprefix("ERROR: ")
-    return lines[-1].removeprefix("ERROR: ") if lines else ""
+            return _plain(found)
+    return _plain(lines[-1]) if lines else ""
+
+
+def _plain(line: str) -> str:
+    return line.removeprefix("ERROR: ").removeprefix("WARNING: ")
 
 
 def _is_away(text: str) -> bool:
