@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from qntz.compose import CONF, Composition, read_yaml
-from qntz.config import build
-from qntz.errors import ConfigError
+from qntz.config import COMPUTE_CAPABILITIES, build
+from qntz.errors import ConfigError, did_you_mean
+from qntz.plugins import load
 from qntz.targets import FULL
 
 FILE = "fleet.yaml"
 DEFAULT = "default"
 ON_TARGET = ("engine", "verify")  # the stages that the target is for; all others are anybody's
 _RAY = ("num_cpus", "num_gpus", "memory", "resources")
+_OURS = ("array", "chdir", "job_name", "output", "parsable", "requeue", "no_requeue", "test_only", "wait", "wrap")
 
 
 @dataclass
@@ -28,9 +30,22 @@ class Request:
     slurm: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for key in self.ray:
+        for key, value in self.ray.items():
             if key not in _RAY:
                 raise ConfigError(f"{key} is not asked of Ray", where="ray", do=f"It takes {', '.join(_RAY)}.")
+            if key == "resources" and not isinstance(value, Mapping):
+                raise ConfigError(f"{value!r} is not a mapping", where="ray.resources", do="Give a number by its name.")
+            for at, one in value.items() if isinstance(value, Mapping) else [("", value)]:
+                if isinstance(one, bool) or not isinstance(one, int | float) or not 0 <= one < float("inf"):
+                    where = f"ray.{key}.{at}".rstrip(".")
+                    raise ConfigError(f"{one!r} is no amount", where=where, do="Give a number from 0 on.")
+        for key, value in self.slurm.items():
+            if key.replace("-", "_") in _OURS:
+                raise ConfigError(f"{key} is not asked of Slurm", where="slurm", why="qntz sets it", do="Leave it out.")
+            if value is not None and not isinstance(value, bool | int | float | str):
+                raise ConfigError(
+                    f"{value!r} is no option of sbatch", where=f"slurm.{key}", do="Give a text or a number."
+                )
 
 
 @dataclass
@@ -43,6 +58,13 @@ class Target(Request):
 
     backend: str = "*"
     compute_capabilities: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for one in self.compute_capabilities or ():
+            if one not in COMPUTE_CAPABILITIES:
+                do = did_you_mean(one, COMPUTE_CAPABILITIES)
+                raise ConfigError(f"unknown value {one!r}", where="compute_capabilities", do=do)
 
     def fits(self, engine: Mapping[str, Any]) -> bool:
         """Whether this is for an engine of this configuration."""
@@ -90,7 +112,12 @@ class FleetConfig:
 
 
 def read_fleet(root: Path) -> FleetConfig:
-    """conf/fleet.yaml, or the defaults where there is none; raises ConfigError where it holds something else."""
+    """conf/fleet.yaml, or the defaults where there is none.
+
+    Raises:
+        ConfigError: it holds something else, or a target that is for no backend that there is. PluginError: a plugin
+            cannot be loaded.
+    """
     path, shown = root / CONF / FILE, f"{CONF}/{FILE}"
     told = read_yaml(path, shown) if path.is_file() else None
     try:
@@ -98,6 +125,11 @@ def read_fleet(root: Path) -> FleetConfig:
     except ConfigError as error:
         where = f"{shown}: {error.where}" if error.where else shown
         raise ConfigError(error.what, where=where, why=error.why, do=error.do) from None
+    backends = load(root, "engine").records("qntz_backends") if found.targets else {}
+    for number, one in enumerate(found.targets):
+        if not any(fnmatchcase(name, one.backend) for name in backends):
+            where, do = f"{shown}: targets.{number}.backend", did_you_mean(one.backend, backends)
+            raise ConfigError(f"no backend {one.backend!r}", where=where, do=do)
     return found
 
 

@@ -97,6 +97,27 @@ def test_an_engine_of_a_gpu_that_no_target_is_for_is_refused(tmp_path: Path) -> 
         ("target: []\n", "conf/fleet.yaml: unknown key 'target'. Did you mean 'targets'?"),
         ("targets: {backend: tensorrt}\n", "conf/fleet.yaml: targets: {'backend': 'tensorrt'} is not a list."),
         ("default: {ray: {gpus: 1}}\n", "conf/fleet.yaml: default.ray: gpus is not asked of Ray. It takes num_cpus"),
+        ("default: {ray: {num_gpus: -1}}\n", "conf/fleet.yaml: default.ray.num_gpus: -1 is no amount."),
+        ("default: {ray: {num_cpus: true}}\n", "conf/fleet.yaml: default.ray.num_cpus: True is no amount."),
+        ("default: {ray: {resources: sm90}}\n", "conf/fleet.yaml: default.ray.resources: 'sm90' is not a mapping."),
+        (
+            "default: {ray: {resources: {sm90: .inf}}}\n",
+            "conf/fleet.yaml: default.ray.resources.sm90: inf is no amount. Give a number from 0 on.",
+        ),
+        (
+            "default: {slurm: {array: 1-3}}\n",
+            "conf/fleet.yaml: default.slurm: array is not asked of Slurm: qntz sets it.",
+        ),
+        ("default: {slurm: {no-requeue: true}}\n", "conf/fleet.yaml: default.slurm: no-requeue is not asked of Slurm"),
+        ("default: {slurm: {gres: [gpu]}}\n", "conf/fleet.yaml: default.slurm.gres: ['gpu'] is no option of sbatch."),
+        (
+            "targets: [{backend: tensort}]\n",
+            "conf/fleet.yaml: targets.0.backend: no backend 'tensort'. Did you mean 'tensorrt'?",
+        ),
+        (
+            "targets: [{backend: 'tensorrt*'}, {compute_capabilities: [sm1]}]\n",
+            "conf/fleet.yaml: targets.compute_capabilities: unknown value 'sm1'.",
+        ),
         ("retries: -1\n", "conf/fleet.yaml: retries: -1 is less than 0."),
         ("retries: many\n", "conf/fleet.yaml: retries: 'many' is not of type int."),
         ("backoff_seconds: .nan\n", "conf/fleet.yaml: backoff_seconds: nan is no number of seconds."),

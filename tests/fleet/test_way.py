@@ -26,7 +26,11 @@ DENIED = "ERROR: unexpected error - An error occurred (AccessDenied) when callin
         ),
         (["WARNING: Stages 'check@connect4' will be skipped", "ERROR: no data"], False, "ERROR: no data"),
         (["ERROR: EndpointConnectionError: Could not reach"], True, "ERROR: EndpointConnectionError: Could not reach"),
-        (["WARNING: Failed to pull run cache: Connection refused"], True, "Failed to pull run cache: Connection refused"),
+        (
+            ["WARNING: Failed to pull run cache: Connection refused"],
+            True,
+            "Failed to pull run cache: Connection refused",
+        ),
         ([""], False, ""),
     ],
 )
