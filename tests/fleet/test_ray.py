@@ -94,7 +94,7 @@ def start(project: Project, nodes: Nodes | None, *arguments: str, **extra: str) 
     )
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.soak)])
 def test_a_worker_is_killed_and_the_remote_cut_off(count: int, nodes: Nodes, server: Server, tmp_path: Path) -> None:
     """All engines are there at the end, as a serial run makes them, and nothing ran twice but what was lost."""
     project = with_s3(tmp_path / "head", entries(count), server)
@@ -233,7 +233,7 @@ def test_of_two_engines_for_the_same_inputs_each_workspace_keeps_its_own(nodes: 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.soak)])
 def test_a_head_that_ends_leaves_no_orphan_and_goes_on(nodes: Nodes, tmp_path: Path, number: signal.Signals) -> None:
-    project = shared(tmp_path / "head", entries(2), str(tmp_path / "remote"))
+    project = shared(tmp_path / "head", entries(1), str(tmp_path / "remote"))
     head = start(project, nodes)
     wait_for_work(project, "stages.quantize")
     head.send_signal(number)

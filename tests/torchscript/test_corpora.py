@@ -22,15 +22,20 @@ LONG = frozenset(
     )
 )
 """Those that take minutes to be refused; `make bench-routes` has them."""
-MINUTES = (  # each, on two cores: `make soak`
+LATER = (  # in `make soak`: minutes each on two cores, and a quarter of one and more
     *("control/values_exit", "control/size_flow", "control/values_lists"),
     *("corpus/data_dependent_control_flow", "ported/vision"),
+    *("blind/control_flow", "blind/good_blocks", "blind/numpy_non_torch", "control/python_idioms"),
+    *("corpus/inplace_on_input", "corpus/non_torch_call", "corpus/numpy_in_forward"),
+    *("corpus/shape_dependent_control_flow", "corpus/unsupported_onnx_op", "operators/language", "operators/recsys"),
+    *("operators/robotics", "operators/stateful", "operators/vision", "ported/attention", "ported/decoding"),
+    *("ported/detection", "ported/generative"),
 )
 REFUSED = frozenset((Path(__file__).parent / "refused.txt").read_text().split())
 
 
 @pytest.mark.parametrize(
-    "file", [pytest.param(file, marks=[pytest.mark.soak] if file in MINUTES else []) for file in corpora.files()]
+    "file", [pytest.param(file, marks=[pytest.mark.soak] if file in LATER else []) for file in corpora.files()]
 )
 def test_right_or_refused(file: str) -> None:
     wrong, refused = judged(file)
