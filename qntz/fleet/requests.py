@@ -18,6 +18,7 @@ FILE = "fleet.yaml"
 DEFAULT = "default"
 ON_TARGET = ("engine", "verify")  # the stages that the target is for; all others are anybody's
 _RAY = ("num_cpus", "num_gpus", "memory", "resources")
+_RAYS_OWN = ("CPU", "GPU", "memory", "object_store_memory")
 _OURS = ("array", "chdir", "job_name", "output", "parsable", "requeue", "no_requeue", "test_only", "wait", "wrap")
 
 
@@ -35,12 +36,19 @@ class Request:
                 raise ConfigError(f"{key} is not asked of Ray", where="ray", do=f"It takes {', '.join(_RAY)}.")
             if key == "resources" and not isinstance(value, Mapping):
                 raise ConfigError(f"{value!r} is not a mapping", where="ray.resources", do="Give a number by its name.")
+            if own := sorted({*_RAYS_OWN} & {*value} if isinstance(value, Mapping) else ()):
+                do = "Take num_cpus, num_gpus or memory."
+                raise ConfigError(f"{own[0]} is no resource of one's own", where="ray.resources", do=do)
             for at, one in value.items() if isinstance(value, Mapping) else [("", value)]:
-                if isinstance(one, bool) or not isinstance(one, int | float) or not 0 <= one < float("inf"):
+                if (
+                    isinstance(one, bool)
+                    or not isinstance(one, int | float)
+                    or not (one == 0 or 1e-4 <= one < float("inf"))
+                ):
                     where = f"ray.{key}.{at}".rstrip(".")
-                    raise ConfigError(f"{one!r} is no amount", where=where, do="Give a number from 0 on.")
+                    raise ConfigError(f"{one!r} is no amount", where=where, do="Give 0, or 0.0001 and more.")
         for key, value in self.slurm.items():
-            if key.replace("-", "_") in _OURS:
+            if str(key).replace("-", "_") in _OURS:
                 raise ConfigError(f"{key} is not asked of Slurm", where="slurm", why="qntz sets it", do="Leave it out.")
             if value is not None and not isinstance(value, bool | int | float | str):
                 raise ConfigError(

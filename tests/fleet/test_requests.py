@@ -102,7 +102,7 @@ def test_an_engine_of_a_gpu_that_no_target_is_for_is_refused(tmp_path: Path) -> 
         ("default: {ray: {resources: sm90}}\n", "conf/fleet.yaml: default.ray.resources: 'sm90' is not a mapping."),
         (
             "default: {ray: {resources: {sm90: .inf}}}\n",
-            "conf/fleet.yaml: default.ray.resources.sm90: inf is no amount. Give a number from 0 on.",
+            "conf/fleet.yaml: default.ray.resources.sm90: inf is no amount. Give 0, or 0.0001 and more.",
         ),
         (
             "default: {slurm: {array: 1-3}}\n",
@@ -118,6 +118,12 @@ def test_an_engine_of_a_gpu_that_no_target_is_for_is_refused(tmp_path: Path) -> 
             "targets: [{backend: 'tensorrt*'}, {compute_capabilities: [sm1]}]\n",
             "conf/fleet.yaml: targets.compute_capabilities: unknown value 'sm1'.",
         ),
+        (
+            "default: {ray: {resources: {GPU: 1}}}\n",
+            "conf/fleet.yaml: default.ray.resources: GPU is no resource of one's",
+        ),
+        ("default: {ray: {num_gpus: 0.00001}}\n", "conf/fleet.yaml: default.ray.num_gpus: 1e-05 is no amount."),
+        ("default: {slurm: {1: [2]}}\n", "conf/fleet.yaml: default.slurm.1: [2] is no option of sbatch."),
         ("retries: -1\n", "conf/fleet.yaml: retries: -1 is less than 0."),
         ("retries: many\n", "conf/fleet.yaml: retries: 'many' is not of type int."),
         ("backoff_seconds: .nan\n", "conf/fleet.yaml: backoff_seconds: nan is no number of seconds."),
