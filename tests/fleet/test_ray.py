@@ -94,7 +94,7 @@ def start(project: Project, nodes: Nodes | None, *arguments: str, **extra: str) 
     )
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.soak)])
 def test_a_worker_is_killed_and_the_remote_cut_off(count: int, nodes: Nodes, server: Server, tmp_path: Path) -> None:
     """All engines are there at the end, as a serial run makes them, and nothing ran twice but what was lost."""
     project = with_s3(tmp_path / "head", entries(count), server)

@@ -83,11 +83,11 @@ def require_no_orphan(path: Path) -> None:
 
 
 def test_kills_at_random_moments(default: Project, tmp_path: Path) -> None:
-    """Twelve; `make soak` does a hundred."""
+    """Twenty; `make soak` does a hundred."""
     from tests.pipeline.soak import soak
 
-    soaked = soak(new_project(tmp_path / "project", **ELSEWHERE), default.digests(), kills=12, seed=1)
-    assert soaked.kills == 12
+    soaked = soak(new_project(tmp_path / "project", **ELSEWHERE), default.digests(), kills=20, seed=1)
+    assert soaked.kills == 20
     assert not soaked.differences
 
 
