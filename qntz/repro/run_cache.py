@@ -61,7 +61,7 @@ class SharedCache:
 
         if (name := self.entry(folder)) is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            path = self._remote.fs.join(self._there(folder), name)
+            path = self._there(folder, name)
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 generic.copy(self._remote.fs, path, self._here.fs, str(folder / name))
 
@@ -77,7 +77,7 @@ class SharedCache:
         folder = Path(self._cache._get_cache_dir(_get_stage_hash(stage)))
         taken, value = self.entry(folder), _get_cache_hash(to_single_stage_lockfile(stage))
         if taken not in (None, value) and not self._is_whole(folder, taken, stage):
-            there = self._remote.fs.join(self._there(folder), taken)
+            there = self._there(folder, taken)
             with contextlib.suppress(FileNotFoundError):
                 self._remote.fs.rm_file(there)
             if self.entry(folder) == taken:
@@ -86,14 +86,14 @@ class SharedCache:
         if taken is not None:
             return taken != value
         if (folder / value).is_file():
-            there = self._remote.fs.join(self._there(folder), value)
+            there = self._there(folder, value)
             generic.copy(self._here.fs, str(folder / value), self._remote.fs, there)
         return False
 
     def _is_whole(self, folder: Path, name: str, stage: Stage) -> bool:
         """Whether what an entry names is there, which `dvc gc --cloud` may have removed."""
         try:
-            told = yaml.safe_load(self._remote.fs.read_text(self._remote.fs.join(self._there(folder), name)))
+            told = yaml.safe_load(self._remote.fs.read_text(self._there(folder, name)))
             outs = {out["path"]: out for out in told["outs"]}
         except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError):  # removed meanwhile, or cut short
             return False
@@ -107,8 +107,8 @@ class SharedCache:
                     return False
         return True
 
-    def _there(self, folder: Path) -> str:
-        return str(self._remote.fs.join(self._remote.path, *folder.relative_to(self._here.path).parts))
+    def _there(self, folder: Path, *name: str) -> str:
+        return str(self._remote.fs.join(self._remote.path, *folder.relative_to(self._here.path).parts, *name))
 
 
 def fetch_by_stage() -> None:
